@@ -1,0 +1,1 @@
+"""SpineNet in JAX and Flax: backbones, RetinaNet detection, training and evaluation."""

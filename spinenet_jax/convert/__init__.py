@@ -1,0 +1,1 @@
+"""Published TensorFlow checkpoints to ours, and back."""

@@ -1,0 +1,1 @@
+"""Host-side input: readers, augmentation, batches of numpy arrays."""

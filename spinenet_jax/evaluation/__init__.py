@@ -1,0 +1,1 @@
+"""Metrics on a data set, from predictions."""

@@ -1,0 +1,1 @@
+"""Flax modules: scale-permuted backbones, baselines, heads."""

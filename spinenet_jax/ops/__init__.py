@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: boxes, anchors, matching, suppression, losses."""

@@ -1,0 +1,1 @@
+"""State, optimiser, step, loop, checkpoints."""
