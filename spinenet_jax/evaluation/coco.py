@@ -1,0 +1,178 @@
+"""How good are these boxes, by the rules of COCO?
+
+Collects detections image by image and scores them with pycocotools, or with faster-coco-eval
+where it is installed (the same numbers, in C++). This is the only place that turns boxes from
+(ymin, xmin, ymax, xmax) into COCO's (x, y, width, height), and labels into category ids.
+Running the model and mapping boxes back to the original image belong to `runner` and `build`.
+"""
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+METRICS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
+BACKENDS = ('auto', 'pycocotools', 'faster')
+
+
+class Category(Protocol):
+    """A class of objects: the model's `label`, the data set's category `id`, and its `name`."""
+
+    label: int
+    id: int
+    name: str
+
+
+class CocoEvaluator:
+    """Collects detections, then scores them against COCO annotations.
+
+    Only images passed to `update` are scored, so a part of a split is judged by its own ground
+    truth alone; an image with annotations and no detections must be passed too, to count its
+    misses. A metric for which there is no ground truth (no large object, say; pycocotools says
+    -1) is absent from the result, and without any annotation at all the result is empty.
+    """
+
+    def __init__(
+        self,
+        ground_truth: dict[str, Any] | None,
+        categories: Sequence[Category],
+        backend: str = 'auto',
+    ):
+        """Prepares to score against a COCO instances dict; it is read, never changed.
+
+        Args:
+          ground_truth: dict with 'images', 'annotations' (bbox xywh, area, iscrowd, image_id,
+            category_id) and 'categories'; None for a split without annotations.
+          categories: the classes that the model knows; their labels index `update`'s classes.
+          backend: 'pycocotools', 'faster' (faster-coco-eval) or 'auto' (faster if installed).
+
+        Raises:
+          ValueError: for an unknown backend.
+        """
+        if backend not in BACKENDS:
+            raise ValueError(f'unknown backend {backend!r}: choose one of {", ".join(BACKENDS)}')
+        installed = importlib.util.find_spec('faster_coco_eval') is not None
+        self.backend = ('faster' if installed else 'pycocotools') if backend == 'auto' else backend
+        self._ground_truth = ground_truth
+        self._category_ids = {c.label: c.id for c in categories}
+        self._names = {c.id: c.name for c in categories}
+        self._image_ids: set[int] = set()
+        self._scored = None
+        self.detections: list[dict[str, Any]] = []
+
+    def update(
+        self,
+        image_ids: Sequence[int],
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        classes: np.ndarray,
+        valid: np.ndarray,
+    ) -> None:
+        """Adds the detections of some images; an image that was added before is left as it is.
+
+        Args:
+          image_ids: int[B] ids in the data set.
+          boxes: f32[B,D,4] (ymin, xmin, ymax, xmax) in pixels of the original image.
+          scores: f32[B,D] confidences.
+          classes: i32[B,D] labels; one that no category has is dropped, as the data set
+            cannot name it.
+          valid: bool[B,D] False for padding.
+        """
+        self._scored = None
+        for row, image_id in enumerate(map(int, image_ids)):
+            if image_id in self._image_ids:
+                continue
+            self._image_ids.add(image_id)
+            keep = np.asarray(valid[row], bool)
+            found = (boxes[row][keep], scores[row][keep], classes[row][keep])
+            for box, score, label in zip(*(np.asarray(a).tolist() for a in found), strict=True):
+                if label in self._category_ids:
+                    self.detections.append(
+                        {
+                            'image_id': image_id,
+                            'category_id': self._category_ids[label],
+                            'bbox': to_xywh(box),
+                            'score': round(score, 6),
+                        }
+                    )
+
+    def result(self) -> dict[str, float]:
+        """COCO's twelve numbers by name, each in [0, 1]; those without ground truth are absent."""
+        if not self._annotations():
+            return {}
+        stats = self._score()[0]
+        return {n: float(s) for n, s in zip(METRICS, stats, strict=True) if s > -1}
+
+    def per_class(self) -> dict[str, float]:
+        """AP by category name, for the categories with ground truth in the scored images."""
+        if not self._annotations():
+            return {}
+        return self._score()[1]
+
+    def _annotations(self) -> list[dict[str, Any]]:
+        """The annotations of the scored images."""
+        annotations = (self._ground_truth or {}).get('annotations', [])
+        return [a for a in annotations if a['image_id'] in self._image_ids]
+
+    def _score(self) -> tuple[np.ndarray, dict[str, float]]:
+        """Runs the scorer once for all that was added."""
+        if self._scored is None:
+            coco_class, eval_class = _scorer(self.backend)
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+                scorer = eval_class(
+                    self._indexed(coco_class, self._annotations()),
+                    self._indexed(coco_class, self.detections),
+                    'bbox',
+                )
+                scorer.params.imgIds = sorted(self._image_ids)
+                scorer.evaluate()
+                scorer.accumulate()
+                scorer.summarize()
+            precision = scorer.eval['precision'][:, :, :, 0, -1]  # [threshold, recall, category]
+            names = {c['id']: c['name'] for c in self._ground_truth['categories']} | self._names
+            per_class = {
+                names[category_id]: float(precision[:, :, k].mean())
+                for k, category_id in enumerate(scorer.params.catIds)
+                if (precision[:, :, k] > -1).all()
+            }
+            self._scored = np.asarray(scorer.stats[: len(METRICS)]), per_class
+        return self._scored
+
+    def _indexed(self, coco_class: type, records: list[dict[str, Any]]) -> Any:
+        """A COCO object over copies of the records, numbered from 1.
+
+        Both scorers mark an unmatched box with id 0, so an annotation numbered 0 would be lost;
+        loading detections from a list, as pycocotools offers, fails on an empty list.
+        """
+        coco = coco_class()
+        coco.dataset = {
+            'images': [i for i in self._ground_truth['images'] if i['id'] in self._image_ids],
+            'categories': self._ground_truth['categories'],
+            'annotations': [
+                {'iscrowd': 0, 'area': r['bbox'][2] * r['bbox'][3], **r, 'id': number}
+                for number, r in enumerate(records, start=1)
+            ],
+        }
+        coco.createIndex()
+        return coco
+
+
+def to_xywh(box: Sequence[float]) -> list[float]:
+    """COCO's (x, y, width, height) of a (ymin, xmin, ymax, xmax), to a hundredth of a pixel."""
+    ymin, xmin, ymax, xmax = box
+    return [round(v, 2) for v in (xmin, ymin, xmax - xmin, ymax - ymin)]
+
+
+def _scorer(backend: str) -> tuple[type, type]:
+    """The classes that index and score, imported only when something is scored."""
+    if backend == 'faster':
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        return COCO, COCOeval_faster
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval

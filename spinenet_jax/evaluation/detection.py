@@ -1,0 +1,64 @@
+"""From a detector's padded rows to COCO numbers: the evaluator of the detection task.
+
+Maps boxes from the network's input back to each original image and hands them to `coco`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spinenet_jax.evaluation.coco import CocoEvaluator
+
+
+class DetectionEvaluator:
+    """Scores rows of predictions against the ground truth of a data source."""
+
+    def __init__(self, source: Any):
+        """`source` gives `image_ids`, `categories` and `ground_truth` (None: not annotated)."""
+        self._image_ids = np.asarray(source.image_ids)
+        self._coco = CocoEvaluator(source.ground_truth, source.categories)
+
+    def update(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Adds the predictions for some images.
+
+        Args:
+          rows: arrays over R images, none of them padding: index i32[R] position in the source,
+            scale f32[R,2] network over original pixels (y, x), original_size i32[R,2]
+            (height, width), boxes f32[R,D,4] in network pixels, scores f32[R,D],
+            classes i32[R,D], valid bool[R,D].
+        """
+        boxes = to_original_pixels(rows['boxes'], rows['scale'], rows['original_size'])
+        self._coco.update(
+            self._image_ids[rows['index']], boxes, rows['scores'], rows['classes'], rows['valid']
+        )
+
+    def result(self) -> dict[str, float]:
+        """COCO's twelve numbers; empty where the split has no annotations."""
+        return self._coco.result()
+
+    def per_class(self) -> dict[str, float]:
+        """AP by category name."""
+        return self._coco.per_class()
+
+    @property
+    def detections(self) -> list[dict[str, Any]]:
+        """All detections as COCO's results format wants them."""
+        return self._coco.detections
+
+
+def to_original_pixels(
+    boxes: np.ndarray, scale: np.ndarray, original_size: np.ndarray
+) -> np.ndarray:
+    """Moves boxes from the padded network input to the image they came from.
+
+    Args:
+      boxes: f32[R,D,4] (ymin, xmin, ymax, xmax) in network pixels.
+      scale: f32[R,2] network over original pixels, (y, x), positive.
+      original_size: i32[R,2] (height, width).
+
+    Returns:
+      f32[R,D,4], clipped to the original image.
+    """
+    scaled = np.asarray(boxes) / np.tile(scale, 2)[:, None, :]
+    return np.clip(scaled, 0, np.tile(original_size, 2)[:, None, :]).astype(np.float32)
