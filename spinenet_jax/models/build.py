@@ -1,0 +1,92 @@
+"""From the `model` part of a config to a Flax module: the only file of `models` that reads config."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.models import graph as graphs
+from spinenet_jax.models.fpn import ResNetFPN
+from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.resnet import DEPTHS, ResNet
+from spinenet_jax.models.retinanet import RetinaNet
+from spinenet_jax.models.spinenet import SpineNet
+from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def _choose(table: dict, key: object, what: str) -> object:
+    """`table[key]`, or one line that lists what there is."""
+    if key not in table:
+        raise UserError(f'model.{what}={key!r}: choose one of {", ".join(map(str, table))}')
+    return table[key]
+
+
+def build_layers(config: ConfigDict, axis_name: str | None = 'batch') -> Layers:
+    """The convolutions and norms that `config` (a config's `model` part) asks for."""
+    layers = Layers(
+        activation=config.activation,
+        dtype=_choose(DTYPES, config.dtype, 'dtype'),
+        axis_name=axis_name,
+        padding=config.padding,
+        momentum=config.bn_momentum,
+        epsilon=config.bn_epsilon,
+    )
+    layers.check()
+    return layers
+
+
+def build_backbone(config: ConfigDict, layers: Layers) -> nn.Module:
+    """The backbone alone: f[B,H,W,3] to {level: f[B,h,w,endpoint_channels]}.
+
+    Raises:
+      UserError: an unknown backbone, graph, depth or pooling, or a graph that cannot be built.
+    """
+    levels = (config.min_level, config.max_level)
+    dropout = {
+        'stochastic_depth': config.stochastic_depth,
+        'dropblock_keep_prob': config.dropblock_keep_prob,
+        'dropblock_size': config.dropblock_size,
+        'remat': config.remat,
+    }
+    if config.backbone == 'resnet_fpn':
+        _choose(DEPTHS, config.depth, 'depth')
+        resnet = ResNet(config.depth, layers, width=config.width, **dropout)
+        return ResNetFPN(resnet, layers, channels=config.endpoint_channels, levels=levels)
+    _choose({'spinenet': None, 'resnet_fpn': None}, config.backbone, 'backbone')
+    _choose({'chain': None, 'single': None}, config.pooling, 'pooling')
+    graph = _choose(graphs.GRAPHS, config.graph, 'graph')
+    graphs.validate(graph, *levels)
+    return SpineNet(
+        graph,
+        layers,
+        width=config.width,
+        resample_alpha=config.resample_alpha,
+        block_repeats=config.block_repeats,
+        endpoint_channels=config.endpoint_channels,
+        levels=levels,
+        pooling=config.pooling,
+        **dropout,
+    )
+
+
+def build_model(config: ConfigDict, axis_name: str | None = 'batch') -> nn.Module:
+    """The detector of `config`, a config's `model` part.
+
+    Args:
+      config: see `configs/common.py`.
+      axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
+
+    Raises:
+      UserError: one line that names the key, its value and what may stand there.
+    """
+    layers = build_layers(config, axis_name)
+    return RetinaNet(
+        build_backbone(config, layers),
+        layers,
+        num_classes=config.num_classes,
+        anchors_per_cell=ANCHORS_PER_CELL,
+        head_channels=config.head_channels,
+        head_convs=config.head_convs,
+    )

@@ -1,0 +1,90 @@
+"""How convolutions and batch norms are made, once, for every model of the package.
+
+A `Layers` value is handed down to the blocks; nothing else knows about dtype, the replica axis or
+the padding flavour.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.ops.convolution import conv_general_dilated
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
+# Both public implementations: variance 1/fan_in, truncated normal; not He.
+KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+
+
+class Layers(NamedTuple):
+    """What every convolution and batch norm of a model has in common.
+
+    Attributes:
+      activation: 'relu' or 'swish'.
+      dtype: compute type; parameters stay float32.
+      axis_name: replica axis over which batch norm averages its statistics, or None.
+      padding: of strided convolutions: 'same' (TensorFlow 2's: the odd pixel at the end) or
+        'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
+      momentum: weight of the old running statistics, in [0, 1].
+      epsilon: added to the variance.
+    """
+
+    activation: str = 'relu'
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    padding: str = 'same'
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+
+    def check(self) -> None:
+        """Raise `UserError` for an activation or padding that does not exist."""
+        for what, value, legal in (
+            ('activation', self.activation, tuple(ACTIVATIONS)),
+            ('padding', self.padding, ('same', 'symmetric')),
+        ):
+            if value not in legal:
+                raise UserError(f'model.{what}={value!r}: choose one of {", ".join(legal)}')
+
+    def act(self, x: jax.Array) -> jax.Array:
+        """The model's activation."""
+        return ACTIVATIONS[self.activation](x)
+
+    def conv(
+        self,
+        features: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        name: str,
+        use_bias: bool = False,
+        kernel_init: Callable = KERNEL_INIT,
+        bias_init: Callable = nn.initializers.zeros_init(),
+    ) -> nn.Conv:
+        """A square convolution; 1x1 and 3x3 of stride 1 keep the size, stride s gives ceil(n/s)."""
+        symmetric = self.padding == 'symmetric' and stride > 1
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            (stride, stride),
+            padding=[((kernel - 1) // 2,) * 2] * 2 if symmetric else 'SAME',
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name=name,
+        )
+
+    def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
+        """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            axis_name=self.axis_name if train else None,
+            name=name,
+        )

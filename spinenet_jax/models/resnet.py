@@ -1,0 +1,57 @@
+"""ResNet-50, -101 and -152 (He et al., 2016): the scale-decreased baseline backbones."""
+
+import jax
+from flax import linen as nn
+
+from spinenet_jax.models.blocks import maybe_remat
+from spinenet_jax.models.norm import Layers
+from spinenet_jax.ops import resample
+
+DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+STAGE_FILTERS = (64, 128, 256, 512)
+
+
+class ResNet(nn.Module):
+    """Bottleneck ResNet with the stride on the 3x3 convolution, as both public implementations.
+
+    Attributes:
+      depth: 50, 101 or 152.
+      layers: makes convolutions and norms.
+      width: multiplies the filters of every stage, truncated; the 7x7 stem stays at 64.
+      stochastic_depth: rate of the last block; block i of n (from 1) gets rate * i / n.
+      dropblock_keep_prob, dropblock_size: DropBlock in the last two stages; 1.0 is off.
+      remat: recompute each block in the backward pass.
+    """
+
+    depth: int
+    layers: Layers
+    width: float = 1.0
+    stochastic_depth: float = 0.0
+    dropblock_keep_prob: float = 1.0
+    dropblock_size: int = 7
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
+        """f[B,H,W,3] to {2: C2, 3: C3, 4: C4, 5: C5}; C_l is [B,ceil(H/2^l),ceil(W/2^l),*]."""
+        x = self.layers.conv(64, 7, 2, name='stem_conv')(images.astype(self.layers.dtype))
+        x = self.layers.act(self.layers.norm(train, name='stem_norm')(x))
+        x = resample.max_pool(x, 3, 2)
+        block = maybe_remat(self.remat)
+        maps, done, total = {}, 0, sum(DEPTHS[self.depth])
+        for stage, repeats in enumerate(DEPTHS[self.depth]):
+            for repeat in range(repeats):
+                done += 1
+                x = block(
+                    kind='bottleneck',
+                    filters=int(STAGE_FILTERS[stage] * self.width),
+                    layers=self.layers,
+                    stride=2 if repeat == 0 and stage > 0 else 1,
+                    project=repeat == 0,
+                    drop_rate=self.stochastic_depth * done / total,
+                    keep_prob=self.dropblock_keep_prob if stage >= 2 else 1.0,
+                    drop_size=self.dropblock_size,
+                    name=f'stage{stage + 2}_{repeat}',
+                )(x, train)
+            maps[stage + 2] = x
+        return maps

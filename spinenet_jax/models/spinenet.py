@@ -1,0 +1,162 @@
+"""The walker: builds the scale-permuted backbone that a graph describes (paper, section 3).
+
+The graph itself is data (`graph.py`); this file turns it into feature maps P3 to P7.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from spinenet_jax.models.blocks import maybe_remat
+from spinenet_jax.models.graph import EXPANSION, STEM_BLOCKS, Graph, filters
+from spinenet_jax.models.norm import Layers
+from spinenet_jax.ops import resample
+
+STEM_CHANNELS = 64  # of the 7x7 convolution, in every member of the family
+
+
+class Resample(nn.Module):
+    """Bring a parent's map to the size and width of the block it feeds (paper, section 3.3).
+
+    1x1 convolution to `alpha` of the parent's width; nearest-neighbour up-sampling, or a 3x3
+    convolution of stride 2 and max-pools; 1x1 convolution to the target's width, not activated.
+
+    Attributes:
+      middle: channels between the two 1x1 convolutions.
+      channels: channels out.
+      halvings: target level minus parent level; negative up-samples.
+      layers: makes convolutions and norms.
+      pooling: 'chain' of 3x3 max-pools, or the 'single' max-pool of the TF1 original.
+    """
+
+    middle: int
+    channels: int
+    halvings: int
+    layers: Layers
+    pooling: str = 'chain'
+
+    @nn.compact
+    def __call__(self, x: jax.Array, size: tuple[int, int], *, train: bool) -> jax.Array:
+        """[B,H,W,C] to [B,*size,channels]."""
+        layers, old_width = self.layers, x.shape[2]
+        x = layers.conv(self.middle, 1, name='conv_in')(x)
+        x = layers.act(layers.norm(train, name='norm_in')(x))
+        if self.halvings > 0:
+            x = layers.conv(self.middle, 3, 2, name='conv_down')(x)
+            x = layers.act(layers.norm(train, name='norm_down')(x))
+            if self.pooling == 'single':
+                x = resample.single_pool(x, old_width, size[1])
+            else:
+                x = resample.chain_pools(x, self.halvings - 1)
+        x = resample.nearest(x, size)
+        x = layers.conv(self.channels, 1, name='conv_out')(x)
+        return layers.norm(train, name='norm_out')(x)
+
+
+class SpineNet(nn.Module):
+    """A scale-permuted network from a graph.
+
+    Attributes:
+      graph: the blocks and their wiring; must be valid (`graph.validate`).
+      layers: makes convolutions and norms; also carries activation and padding.
+      width: multiplies the base filters, truncated to whole channels; the 7x7 stem stays at 64.
+      resample_alpha: width inside a resampling, as a share of the parent's.
+      block_repeats: copies of each block in a row, at least 1.
+      endpoint_channels: channels of every output map.
+      levels: (lowest, highest) output level.
+      stochastic_depth: rate of the last block; block i of n (from 1) gets rate * i / n, the stem 0.
+      dropblock_keep_prob, dropblock_size: DropBlock in the permuted blocks; 1.0 is off.
+      pooling: 'chain' or 'single', see `Resample`.
+      remat: recompute each block in the backward pass instead of storing its activations.
+    """
+
+    graph: Graph
+    layers: Layers
+    width: float = 1.0
+    resample_alpha: float = 0.5
+    block_repeats: int = 1
+    endpoint_channels: int = 256
+    levels: tuple[int, int] = (3, 7)
+    stochastic_depth: float = 0.0
+    dropblock_keep_prob: float = 1.0
+    dropblock_size: int = 7
+    pooling: str = 'chain'
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
+        """f[B,H,W,3] normalised images to {level: f[B,ceil(H/2^l),ceil(W/2^l),endpoint_channels]}.
+
+        Any H and W from 1 pixel up; sizes that are multiples of 2**7 need no fractional resize.
+        """
+        nodes = self._stem(images.astype(self.layers.dtype), train)
+        merges = self.graph.merges
+        for index, block in enumerate(self.graph.blocks, STEM_BLOCKS):
+            size = resample.level_size(images.shape[1:3], block.level)
+            terms = [
+                self._resample(index, position, parent)(nodes[parent], size, train=train)
+                for position, parent in enumerate(block.parents)
+            ]
+            x = sum(terms[1:], terms[0])
+            x = self.layers.act(sum((nodes[i] for i in merges.get(index, ())), x))
+            rate = self.stochastic_depth * (index - 1) / len(self.graph.blocks)
+            nodes.append(self._group(f'block{index}', block.kind, block.level, rate)(x, train))
+        return {
+            level: self._endpoint(level, nodes[index], train)
+            for level, index in self.graph.outputs.items()
+            if self.levels[0] <= level <= self.levels[1]
+        }
+
+    def _stem(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """7x7 convolution and max-pool, then the two level-2 blocks, both of them nodes."""
+        x = self.layers.conv(STEM_CHANNELS, 7, 2, name='stem_conv')(x)
+        x = self.layers.act(self.layers.norm(train, name='stem_norm')(x))
+        x = resample.max_pool(x, 3, 2)
+        nodes = []
+        for index in range(STEM_BLOCKS):
+            x = self._group(f'stem_block{index}', 'bottleneck', 2, 0.0, project=index == 0)(
+                x, train
+            )
+            nodes.append(x)
+        return nodes
+
+    def _group(
+        self, name: str, kind: str, level: int, rate: float, project: bool = False
+    ) -> Callable[[jax.Array, bool], jax.Array]:
+        """The copies of one block; only the first stem block changes width, and so projects."""
+        block = maybe_remat(self.remat)
+        stem = name.startswith('stem')
+
+        def apply(x: jax.Array, train: bool) -> jax.Array:
+            for repeat in range(self.block_repeats):
+                x = block(
+                    kind=kind,
+                    filters=filters(level, self.width),
+                    layers=self.layers,
+                    project=project and repeat == 0,
+                    drop_rate=rate,
+                    keep_prob=1.0 if stem else self.dropblock_keep_prob,
+                    drop_size=self.dropblock_size,
+                    name=f'{name}_{repeat}',
+                )(x, train)
+            return x
+
+        return apply
+
+    def _resample(self, index: int, position: int, parent: int) -> Resample:
+        """The edge from `parent` to block `index`."""
+        block = self.graph.blocks[index - STEM_BLOCKS]
+        level = self.graph.levels[parent]
+        return Resample(
+            middle=int(filters(level, self.width) * self.resample_alpha),
+            channels=filters(block.level, self.width) * EXPANSION[block.kind],
+            halvings=block.level - level,
+            layers=self.layers,
+            pooling=self.pooling,
+            name=f'resample{index}_{position}',
+        )
+
+    def _endpoint(self, level: int, x: jax.Array, train: bool) -> jax.Array:
+        x = self.layers.conv(self.endpoint_channels, 1, name=f'endpoint{level}')(x)
+        return self.layers.act(self.layers.norm(train, name=f'endpoint_norm{level}')(x))

@@ -1,0 +1,65 @@
+"""Box arithmetic: area, overlap, clipping, and the code that a detector regresses.
+
+Boxes are float32 (ymin, xmin, ymax, xmax) in pixels, the far edge exclusive: no +1 anywhere.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+MAX_LOG_SIZE = math.log(1000.0 / 16.0)  # a decoded side is at most 62.5 times its anchor's
+EPSILON = 1e-8
+
+
+def area(boxes: jax.Array) -> jax.Array:
+    """f32[...,4] to f32[...]; a box whose edges are swapped has area 0."""
+    sides = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    return sides[..., 0] * sides[..., 1]
+
+
+def iou(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Intersection over union of every pair: f32[N,4], f32[M,4] to f32[N,M] in [0, 1].
+
+    Two empty boxes overlap by 0.
+    """
+    low = jnp.maximum(a[:, None, :2], b[None, :, :2])
+    high = jnp.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = jnp.maximum(high - low, 0.0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = area(a)[:, None] + area(b)[None, :] - intersection
+    return jnp.where(union > 0.0, intersection / jnp.where(union > 0.0, union, 1.0), 0.0)
+
+
+def clip(boxes: jax.Array, size: jax.Array | tuple[int, int]) -> jax.Array:
+    """Move edges into an image of `size` (height, width); f32[...,4] to f32[...,4]."""
+    height, width = size[0], size[1]
+    limit = jnp.stack([jnp.asarray(s, boxes.dtype) for s in (height, width, height, width)])
+    return jnp.clip(boxes, 0.0, limit)
+
+
+def encode(boxes: jax.Array, anchors: jax.Array) -> jax.Array:
+    """Code of `boxes` relative to `anchors`, both f32[...,4], as (dy, dx, dh, dw).
+
+    Centre offset in anchor sizes and log ratio of sides, without variance scaling; sides grow by
+    1e-8 so that an empty box has a finite code (Model Garden, `box_ops.encode_boxes`).
+    """
+    centre, side = _centre_and_side(boxes)
+    anchor_centre, anchor_side = _centre_and_side(anchors)
+    side, anchor_side = side + EPSILON, anchor_side + EPSILON
+    return jnp.concatenate(
+        [(centre - anchor_centre) / anchor_side, jnp.log(side / anchor_side)], axis=-1
+    )
+
+
+def decode(codes: jax.Array, anchors: jax.Array) -> jax.Array:
+    """Inverse of `encode`; log ratios are clamped above at log(1000/16). f32[...,4] each."""
+    anchor_centre, anchor_side = _centre_and_side(anchors)
+    centre = codes[..., :2] * anchor_side + anchor_centre
+    side = jnp.exp(jnp.minimum(codes[..., 2:], MAX_LOG_SIZE)) * anchor_side
+    return jnp.concatenate([centre - 0.5 * side, centre + 0.5 * side], axis=-1)
+
+
+def _centre_and_side(boxes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    side = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * side, side

@@ -1,0 +1,64 @@
+"""Which anchor answers for which ground-truth box, and what the heads should say there."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from spinenet_jax.ops import boxes as box_ops
+
+
+class AnchorTargets(NamedTuple):
+    """Training targets of one image.
+
+    Attributes:
+      labels: i32[A], the matched box's label, or -1 where the anchor is background.
+      codes: f32[A,4], the box code to regress; 0 where the anchor is background.
+      positive: bool[A], whether a box is matched.
+    """
+
+    labels: jax.Array
+    codes: jax.Array
+    positive: jax.Array
+
+
+def match_anchors(
+    anchors: jax.Array,
+    boxes: jax.Array,
+    labels: jax.Array,
+    valid: jax.Array,
+    threshold: float = 0.5,
+) -> AnchorTargets:
+    """Match anchors to boxes by overlap (both public implementations' rule).
+
+    An anchor takes the box it overlaps most when that IoU is at least `threshold`, the first box
+    on ties. Then each box claims the anchor that overlaps it most, whatever the IoU (the first
+    anchor on ties); if several boxes claim one anchor, the first box has it. There is no band of
+    ignored anchors. A padded row (`valid` false) may hold anything, NaN included.
+
+    Args:
+      anchors: f32[A,4].
+      boxes: f32[N,4] in the same pixels.
+      labels: i32[N], at least 1.
+      valid: bool[N]; without a valid box every anchor is background.
+      threshold: least IoU of a match, in (0, 1].
+    """
+    count = boxes.shape[0]
+    boxes = jnp.where(valid[:, None], boxes, 0.0)
+    overlaps = jnp.where(valid[None, :], box_ops.iou(anchors, boxes), -1.0)
+    matched = jnp.argmax(overlaps, axis=1)
+    positive = jnp.max(overlaps, axis=1) >= threshold
+
+    claimed = jnp.argmax(overlaps, axis=0)
+    claimed = jnp.where(valid, claimed, anchors.shape[0])  # out of range: dropped by the scatter
+    claimant = jnp.full((anchors.shape[0],), count, jnp.int32)
+    claimant = claimant.at[claimed].min(jnp.arange(count, dtype=jnp.int32), mode='drop')
+    matched = jnp.where(claimant < count, claimant, matched)
+    positive = positive | (claimant < count)
+
+    codes = box_ops.encode(boxes[matched], anchors)
+    return AnchorTargets(
+        labels=jnp.where(positive, labels[matched], -1),
+        codes=jnp.where(positive[:, None], codes, 0.0),
+        positive=positive,
+    )
