@@ -1,0 +1,104 @@
+"""Which update follows from a gradient, at which rate?
+
+SGD with momentum as TensorFlow 1 writes it (v = mu v + g, w -= lr v), weight decay as a gradient
+on kernels, the two schedules of the paper. Left to others: the gradient itself (step.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import optax
+from absl import logging
+from ml_collections import ConfigDict
+
+from spinenet_jax.errors import UserError
+
+
+def steps_per_epoch(image_count: int, batch_size: int) -> int:
+    """Steps that show every image once, the last one completed from the next epoch.
+
+    118,287 images in batches of 256 are 463 steps, the figure behind the published boundaries.
+    """
+    return math.ceil(image_count / batch_size)
+
+
+def learning_rate_schedule(
+    optim_config: ConfigDict, batch_size: int, steps_per_epoch: int, total_steps: int
+) -> optax.Schedule:
+    """Linear warm-up, then steps down or a cosine to zero; a function of the optimizer step.
+
+    The configured rates are for `learning_rate_batch` images and the whole curve, with the rate
+    that warm-up starts from, is multiplied by batch_size / learning_rate_batch: with the start
+    left alone a small batch would warm up from above its own rate.
+    'step': the rate is multiplied by decay_factor at each of decay_epochs.
+    'cosine': half a cosine whose phase counts from the end of warm-up (public implementations).
+
+    batch_size: images in one optimizer step, over all devices.
+    Returns step (int) -> learning rate (float32), for 0 <= step < total_steps.
+    Raises UserError for an unknown schedule name.
+    """
+    scale = batch_size / optim_config.learning_rate_batch
+    base = optim_config.learning_rate * scale
+    warmup_steps = round(optim_config.warmup_epochs * steps_per_epoch)
+    if optim_config.schedule == 'step':
+        boundaries = [round(epoch * steps_per_epoch) for epoch in optim_config.decay_epochs]
+        main = optax.piecewise_constant_schedule(
+            base, {step - warmup_steps: optim_config.decay_factor for step in boundaries}
+        )
+    elif optim_config.schedule == 'cosine':
+        main = optax.cosine_decay_schedule(base, max(1, total_steps - warmup_steps))
+    else:
+        raise UserError(
+            f"optim.schedule is '{optim_config.schedule}'; it must be 'step' or 'cosine'"
+        )
+    if warmup_steps == 0:
+        return main
+    warmup = optax.linear_schedule(optim_config.warmup_start_rate * scale, base, warmup_steps)
+    return optax.join_schedules([warmup, main], [warmup_steps])
+
+
+def log_schedule(
+    optim_config: ConfigDict, batch_size: int, steps_per_epoch: int, total_steps: int
+) -> None:
+    """Say in the log where the schedule differs from what its configuration reads like."""
+    reference = optim_config.learning_rate_batch
+    rate = optim_config.learning_rate
+    if batch_size != reference:
+        logging.info(
+            'learning rate: %g for %d images is %g for this batch of %d (linear scaling)',
+            *(rate, reference, rate * batch_size / reference, batch_size),
+        )
+    late = [e for e in optim_config.decay_epochs if e * steps_per_epoch >= total_steps]
+    if optim_config.schedule == 'step' and late:
+        logging.warning(
+            'learning rate: optim.decay_epochs %s lie at or beyond the end of training (%g epochs) '
+            'and have no effect',
+            *(late, total_steps / steps_per_epoch),
+        )
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the leaves that weight decay pulls to zero: those named 'kernel'.
+
+    Biases and the scale and bias of batch norm are left alone, as in both public implementations.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def make_optimizer(
+    optim_config: ConfigDict, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """SGD with momentum (not Nesterov) and L2 on kernels.
+
+    Adding weight_decay * w to the gradient equals a loss term weight_decay / 2 * sum(w^2), which
+    is how the public implementations write it; like theirs, the decay term is part of what
+    clip_norm (0 = off) bounds.
+    """
+    parts = [optax.add_decayed_weights(optim_config.weight_decay, mask=decay_mask)]
+    if optim_config.clip_norm > 0:
+        parts.append(optax.clip_by_global_norm(optim_config.clip_norm))
+    parts.append(optax.sgd(schedule, momentum=optim_config.momentum, nesterov=False))
+    return optax.chain(*parts)
