@@ -1,18 +1,17 @@
 """Runs a model once over a data source and scores it, on all devices of all processes.
 
-The step is compiled once and can be used again at every evaluation of a training run. What a
-task predicts and how that is scored are decided elsewhere (`tasks`, `evaluation.build`); the
-same rows reach the same evaluator whatever the number of devices, processes or padded rows.
+The step comes from outside (`training.step`), so that it is compiled once for all evaluations of
+a run. What a task predicts and how that is scored are decided elsewhere (`tasks`,
+`evaluation.build`); the same rows reach the same evaluator whatever the number of devices,
+processes or padded rows.
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from flax import jax_utils
@@ -21,8 +20,6 @@ from tqdm import tqdm
 
 from spinenet_jax.data.build import eval_batches
 from spinenet_jax.evaluation.build import build_evaluator
-from spinenet_jax.models.build import build_model
-from spinenet_jax.tasks.build import build_task
 
 EvalStep = Callable[[Any, Mapping[str, np.ndarray]], dict[str, jax.Array]]
 
@@ -49,34 +46,12 @@ class EvaluationResult:
     seconds: float
 
 
-def make_eval_step(model: nn.Module, task: Any) -> EvalStep:
-    """The pmapped step: predictions for one batch, gathered so that every process has all rows.
-
-    Args:
-      model: called with running statistics (`train=False`).
-      task: gives `images(batch)` and `predictions(outputs, batch)`.
-
-    Returns:
-      A function of replicated variables {'params', 'batch_stats'} and a batch whose arrays lead
-      with [local devices, B]. It returns predictions and all entries of the batch but the
-      images, each leading with [global devices * B], equal on all processes.
-    """
-
-    @functools.partial(jax.pmap, axis_name='batch', out_axes=None)
-    def step(variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = model.apply(variables, task.images(batch), train=False)
-        own = {name: array for name, array in batch.items() if name != 'image'}
-        return jax.lax.all_gather({**own, **task.predictions(outputs, batch)}, 'batch', tiled=True)
-
-    return step
-
-
 def evaluate(
     config: ConfigDict,
     state: Any,
     source: Any,
+    eval_step: EvalStep,
     *,
-    eval_step: EvalStep | None = None,
     progress: bool = True,
 ) -> EvaluationResult:
     """Scores a model on every image of a source.
@@ -85,18 +60,16 @@ def evaluate(
     return the same result. Leave writing files to process 0.
 
     Args:
-      config: `task`, `model`, `data` and `eval.batch_size` (images over all devices; rounded up
+      config: `task`, `data` and `eval.batch_size` (images over all devices; rounded up
         to a multiple of the number of devices) are read.
       state: has `params` and `batch_stats`, not replicated.
       source: what to evaluate on; its position i is the batch's `index` i.
-      eval_step: from `make_eval_step`, to save the compilation; None builds it.
+      eval_step: from `training.step.make_eval_step`: (replicated variables, batch leading with
+        [local devices, B]) -> predictions and batch entries, [local devices, all rows, ...].
       progress: whether process 0 shows a progress bar.
     """
     start = time.monotonic()
-    if eval_step is None:
-        eval_step = make_eval_step(build_model(config.model, axis_name='batch'), build_task(config))
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    variables = jax_utils.replicate(variables)
+    variables = jax_utils.replicate({'params': state.params, 'batch_stats': state.batch_stats})
     evaluator = build_evaluator(config.task, source)
     images = 0
     with tqdm(
@@ -149,7 +122,7 @@ def _predicted_rows(
 
 
 def _real_rows(result: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Copies a step's result to the host and drops the padding (index -1)."""
-    rows = {name: np.asarray(array.addressable_data(0)) for name, array in result.items()}
+    """Copies one device's share, which holds all rows, to the host and drops padding (index -1)."""
+    rows = {k: np.asarray(a.addressable_data(0)).reshape(a.shape[1:]) for k, a in result.items()}
     real = rows['index'] >= 0
     return {name: array[real] for name, array in rows.items()}
