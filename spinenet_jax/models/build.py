@@ -1,4 +1,4 @@
-"""From the `model` part of a config to a Flax module: the only file of `models` that reads config."""
+"""From a config's `model` part to a Flax module: the only file of `models` that reads it."""
 
 import jax.numpy as jnp
 from flax import linen as nn

@@ -17,6 +17,7 @@ from spinenet_jax.ops.convolution import conv_general_dilated
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+ZERO_INIT = nn.initializers.zeros_init()
 
 
 class Layers(NamedTuple):
@@ -61,7 +62,7 @@ class Layers(NamedTuple):
         name: str,
         use_bias: bool = False,
         kernel_init: Callable = KERNEL_INIT,
-        bias_init: Callable = nn.initializers.zeros_init(),
+        bias_init: Callable = ZERO_INIT,
     ) -> nn.Conv:
         """A square convolution; 1x1 and 3x3 of stride 1 keep the size, stride s gives ceil(n/s)."""
         symmetric = self.padding == 'symmetric' and stride > 1

@@ -1,0 +1,157 @@
+"""Exact greedy non-maximum suppression, a class at a time, with static shapes and few operations.
+
+The result is that of the textbook procedure: in each class, of the candidates above the score
+threshold, take the best, drop those that overlap it by more than the IoU threshold, repeat; then
+merge the classes by score. Instead of 90 sorts and suppressions, candidates of all classes are
+taken in one common order of score, and only the few that can be among the detections are looked at.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spinenet_jax.ops import boxes as box_ops
+
+
+class Rules(NamedTuple):
+    """What counts as a detection.
+
+    Attributes:
+      score: candidates need a score above this, in [0, 1).
+      iou: a candidate is dropped if it overlaps a better one of its class by more, in [0, 1].
+      candidates: at most this many of a class, the best, are looked at; at least 1.
+      detections: at most this many are returned, over all classes; at least 1.
+      first_class: classes (columns of the logits) below this one are not detected.
+    """
+
+    score: float = 0.05
+    iou: float = 0.5
+    candidates: int = 5000
+    detections: int = 100
+    first_class: int = 0
+
+
+class Detections(NamedTuple):
+    """Detections of one image, best first; rows beyond the last detection are zero.
+
+    Attributes:
+      boxes: f32[D,4]. scores: f32[D]. classes: i32[D], column of the logits.
+      valid: bool[D].
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    classes: jax.Array
+    valid: jax.Array
+
+
+def greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array, rules: Rules) -> Detections:
+    """Greedy suppression within classes over candidates of all classes.
+
+    Of equal scores the earlier row comes first.
+
+    Args:
+      boxes: f32[M,4]; scores: f32[M], only those above `rules.score` count; classes: i32[M].
+    """
+    boxes, classes, shape = jnp.asarray(boxes), jnp.asarray(classes), (rules.detections,)
+    empty = Detections(
+        jnp.zeros((*shape, 4)),
+        jnp.zeros(shape),
+        jnp.zeros(shape, jnp.int32),
+        jnp.zeros(shape, bool),
+    )
+
+    def unfinished(carry):
+        found, _, remaining = carry
+        return (found < rules.detections) & (jnp.max(remaining) > rules.score)
+
+    def take_best(carry):
+        found, detections, remaining = carry
+        best = jnp.argmax(remaining)
+        box, kind = boxes[best], classes[best]
+        overlaps = box_ops.iou(box[None], boxes)[0]
+        dropped = (overlaps > rules.iou) & (classes == kind)
+        dropped |= jnp.arange(boxes.shape[0]) == best  # an empty box does not overlap itself
+        row = Detections(box, scores[best], kind, jnp.asarray(True))
+        detections = jax.tree.map(lambda all_, one: all_.at[found].set(one), detections, row)
+        return found + 1, detections, jnp.where(dropped, -1.0, remaining)
+
+    return lax.while_loop(unfinished, take_best, (0, empty, scores))[1]
+
+
+def _decode_rows(codes, anchors, rows, size):
+    return box_ops.clip(box_ops.decode(codes[rows], anchors[rows]), size)
+
+
+def _detect_few(logits, codes, anchors, size, rules: Rules, few: int):
+    """Detections from the `few` best candidates, and whether more could not have changed them."""
+    few_anchors = min(few, logits.shape[0])
+    best_logits = jnp.max(logits[:, rules.first_class :], axis=1)
+    _, rows = lax.top_k(best_logits, few_anchors)
+    # Any pair of anchor and class left out scores at most as much as the last anchor let in.
+    left_out = jnp.where(few_anchors < logits.shape[0], jax.nn.sigmoid(best_logits[rows[-1]]), -1.0)
+    rows = jnp.sort(rows)
+    # Class-major, as the order of equal scores asks.
+    pairs = jax.nn.sigmoid(logits[rows, rules.first_class :]).T.reshape(-1)
+    few_pairs = min(few, pairs.shape[0])
+    scores, picked = lax.top_k(pairs, few_pairs)
+    if few_pairs < pairs.shape[0]:
+        left_out = jnp.maximum(left_out, scores[-1])
+    boxes = _decode_rows(codes, anchors, rows, size)[picked % few_anchors]
+    classes = picked // few_anchors + rules.first_class
+    # Only candidates strictly above what was left out are in an order that is known for certain.
+    scores = jnp.where(scores > left_out, scores, -1.0)
+    found = greedy(boxes, scores, classes, rules)
+    return found, found.valid[-1] | (left_out <= rules.score)
+
+
+def _detect_all(logits, codes, anchors, size, rules: Rules) -> Detections:
+    """The same from all candidates that the rules allow: slow, and needed only in rare images."""
+    limit = min(rules.candidates, logits.shape[0])
+    logits = logits[:, rules.first_class :]
+    scores, rows = lax.top_k(jax.nn.sigmoid(logits).T, limit)  # [K,limit], in order of score
+    boxes = _decode_rows(codes, anchors, rows.reshape(-1), size)
+    classes = jnp.repeat(jnp.arange(logits.shape[1]) + rules.first_class, limit)
+    return greedy(boxes, scores.reshape(-1), classes, rules)
+
+
+@partial(jax.jit, static_argnames=('size', 'rules', 'few'))
+def detect(
+    logits: jax.Array,
+    codes: jax.Array,
+    anchors: jax.Array,
+    size: tuple[int, int],
+    rules: Rules,
+    few: int = 1000,
+) -> Detections:
+    """Detections of a batch from raw outputs: sigmoid, decode, clip, suppress, keep the best.
+
+    Of equal scores the lower class comes first, then the lower anchor.
+
+    Args:
+      logits: f32[B,A,K].
+      codes: f32[B,A,4] box codes.
+      anchors: f32[A,4].
+      size: (height, width) to which boxes are clipped, pixels.
+      rules: thresholds and limits.
+      few: candidates tried first; any value gives the same result, 1,000 nearly always suffices.
+
+    Returns:
+      `Detections` with a leading B.
+    """
+    few, anchors = min(few, rules.candidates), jnp.asarray(anchors)
+    fast = partial(_detect_few, anchors=anchors, size=size, rules=rules, few=few)
+    slow = partial(_detect_all, anchors=anchors, size=size, rules=rules)
+    found, certain = jax.vmap(fast)(logits, codes)
+
+    def redo(operands):
+        # One image after the other: all candidates of a whole batch need not fit in memory.
+        return lax.map(
+            lambda image: lax.cond(image[2], lambda: image[3], lambda: slow(image[0], image[1])),
+            operands,
+        )
+
+    return lax.cond(jnp.all(certain), lambda o: o[3], redo, (logits, codes, certain, found))

@@ -1,0 +1,115 @@
+"""RetinaNet's task: from a batch to targets, from outputs to losses, from outputs to detections."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spinenet_jax.ops import losses, nms
+from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, pyramid_anchors
+from spinenet_jax.ops.images import normalise
+from spinenet_jax.ops.matching import AnchorTargets, match_anchors
+
+BOX_LOSS_WEIGHT = 50.0
+FOCAL_ALPHA, FOCAL_GAMMA, HUBER_DELTA = 0.25, 1.5, 0.1
+Batch = dict[str, jax.Array]
+Outputs = tuple[list[jax.Array], list[jax.Array]]
+
+
+@dataclass(frozen=True)
+class DetectionTask:
+    """One-stage detection with anchors (focal-loss paper; constants of both public versions).
+
+    Attributes:
+      image_size: (height, width) of the network's input, pixels.
+      num_classes: channels of the classifier; channel 0, background, is trained as a class that
+        nothing is and never detected.
+      anchor_size: side of the smallest square anchor in cells.
+      levels: (lowest, highest) level of the pyramid.
+      rules: of post-processing.
+    """
+
+    image_size: tuple[int, int]
+    num_classes: int
+    anchor_size: float
+    levels: tuple[int, int]
+    rules: nms.Rules
+
+    device_keys_train = ('image', 'content_size', 'boxes', 'labels', 'valid')
+    device_keys_eval = ('image', 'content_size')
+
+    @property
+    def anchors(self) -> jax.Array:
+        """f32[A,4] of the whole pyramid."""
+        return jnp.asarray(pyramid_anchors(self.image_size, self.anchor_size, self.levels))
+
+    def images(self, batch: Batch) -> jax.Array:
+        """The network's input, f32[B,H,W,3]: normalised, zero where there is only padding."""
+        return normalise(batch['image'], batch['content_size'])
+
+    def targets(self, batch: Batch) -> AnchorTargets:
+        """Targets of every anchor, `AnchorTargets` with a leading B."""
+        match = jax.vmap(match_anchors, in_axes=(None, 0, 0, 0))
+        return match(self.anchors, batch['boxes'], batch['labels'], batch['valid'])
+
+    def counts(self, targets: AnchorTargets) -> dict[str, jax.Array]:
+        """What the sums are divided by, once added up over all devices."""
+        return {'positives': jnp.sum(targets.positive, dtype=jnp.float32)}
+
+    def sums(self, outputs: Outputs, targets: AnchorTargets) -> dict[str, jax.Array]:
+        """This device's summed losses, f32 scalars.
+
+        Args:
+          outputs: lists over levels, f32[B,h,w,9*K] logits and f32[B,h,w,9*4] box codes.
+          targets: of the same images.
+        """
+        totals = {'class': jnp.zeros(()), 'box': jnp.zeros(())}
+        start = 0
+        for logits, codes in zip(*outputs, strict=True):
+            batch, rows, columns, _ = logits.shape
+            stop = start + rows * columns * ANCHORS_PER_CELL
+            shape = (batch, rows, columns, ANCHORS_PER_CELL)
+            labels, goal, positive = (
+                x[:, start:stop].reshape(*shape, *x.shape[2:])
+                for x in (targets.labels, targets.codes, targets.positive)
+            )
+            # Label -1 is no class: a row of zeros.
+            one_hot = jax.nn.one_hot(labels, self.num_classes)
+            focal = losses.focal(
+                logits.reshape(*shape, self.num_classes), one_hot, FOCAL_ALPHA, FOCAL_GAMMA
+            )
+            huber = losses.huber(codes.reshape(*shape, 4) - goal, HUBER_DELTA)
+            totals['class'] += jnp.sum(focal)
+            totals['box'] += jnp.sum(jnp.where(positive[..., None], huber, 0.0))
+            start = stop
+        return totals
+
+    def loss(self, sums: dict[str, jax.Array], counts: dict[str, jax.Array]) -> dict[str, Any]:
+        """The total and its parts: class loss a positive anchor, box loss a coordinate, times 50.
+
+        One is added to the number of positives, so that a batch without any has a finite loss.
+        """
+        normaliser = counts['positives'] + 1.0
+        class_loss = sums['class'] / normaliser
+        box_loss = sums['box'] / (4.0 * normaliser)
+        return {
+            'loss': class_loss + BOX_LOSS_WEIGHT * box_loss,
+            'class_loss': class_loss,
+            'box_loss': box_loss,
+        }
+
+    def predictions(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """The detections of each image, best first.
+
+        Returns:
+          boxes f32[B,D,4] in pixels of the network's input, scores f32[B,D], classes i32[B,D]
+          (labels, from 1) and valid bool[B,D].
+        """
+        del batch
+        logits, codes = (
+            jnp.concatenate([x.reshape(x.shape[0], -1, width) for x in levels], axis=1)
+            for levels, width in zip(outputs, (self.num_classes, 4), strict=True)
+        )
+        found = nms.detect(logits, codes, self.anchors, self.image_size, self.rules)
+        return found._asdict()
