@@ -1,0 +1,141 @@
+"""How is a COCO directory read by position?
+
+    root/annotations/instances_<split>.json   root/<split>/*.jpg
+
+Finds the files, sets labels, gives records and the ground truth of evaluation. What is inside the
+JSON is checked by annotations.py; decoding is left to the pipeline. Local directories only.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spinenet_jax.data.annotations import AnnotationTable, count_line, load_annotations
+from spinenet_jax.data.batch import Category, Record, Unreadable, assign_labels
+from spinenet_jax.errors import UserError
+
+
+class CocoSource:
+    """A split of a COCO directory, see `batch.Source`.
+
+    Images that the JSON lists but the directory lacks are left out and counted in `.report`; they
+    stay in `.ground_truth`, so that evaluation counts them as images without detections.
+    """
+
+    def __init__(self, root: str | os.PathLike, split: str, num_classes: int = 0):
+        """Reads the JSON and lists the images once; UserError names what is wrong and where.
+
+        `num_classes` counts the model's channels with background, 0 for as many as the data needs.
+        """
+        self.name = split
+        path = _annotation_file(Path(root), split)
+        self._table = load_annotations(path)
+        self.categories: list[Category] = assign_labels(self._table.categories, num_classes)
+        self._label_of = {c.id: c.label for c in self.categories}
+        self._directory, self._kept, missing = _find_images(Path(root), split, self._table)
+        self.report: list[str] = list(self._table.report)
+        if missing:
+            self.report.append(count_line(path, f'images not in {self._directory}', missing))
+        self.image_ids: list[int] = self._table.image_ids[self._kept].tolist()
+        self.unreadable = Unreadable()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        table, image = self._table, self._kept[index]
+        rows = slice(table.starts[image], table.starts[image + 1])
+        rows = np.flatnonzero(table.trainable[rows]) + rows.start
+        size = table.sizes[image]
+        return Record(
+            image=os.path.join(self._directory, table.file_names[image]),
+            image_id=int(table.image_ids[image]),
+            size=(int(size[0]), int(size[1])) if size.any() else None,
+            boxes=_corners(table.xywh[rows], size),
+            labels=np.array([self._label_of[c] for c in table.category_ids[rows]], np.int32),
+            is_crowd=table.is_crowd[rows],
+        )
+
+    def describe(self, index: int) -> str:
+        """The file name of record `index`."""
+        return self._table.file_names[self._kept[index]]
+
+    @property
+    def box_counts(self) -> np.ndarray:
+        """int64[M]: boxes to train on of every record."""
+        table = self._table
+        total = np.concatenate([[0], np.cumsum(table.trainable & ~table.is_crowd)])
+        return (total[table.starts[1:]] - total[table.starts[:-1]])[self._kept]
+
+    @property
+    def ground_truth(self) -> dict[str, Any] | None:
+        """COCO JSON for box evaluation: all listed images, found or not; None without labels."""
+        table = self._table
+        if not table.has_annotations:
+            return None
+        owner = np.repeat(table.image_ids, np.diff(table.starts))
+        columns = (table.ids, owner, table.category_ids, table.xywh, table.area, table.is_crowd)
+        keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return {
+            'images': [
+                {'id': i, 'file_name': name, 'height': h, 'width': w}
+                for i, name, (h, w) in zip(
+                    table.image_ids.tolist(), table.file_names, table.sizes.tolist(), strict=True
+                )
+            ],
+            'annotations': [
+                {**dict(zip(keys, row, strict=True)), 'iscrowd': int(row[-1])} for row in rows
+            ],
+            'categories': [{'id': i, 'name': name} for i, name in table.categories],
+        }
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    """instances_<split>.json, or the image list that COCO gives for its test splits."""
+    if not root.is_dir():
+        raise UserError(f'{root}: no such directory (data.root)')
+    folder = root / 'annotations'
+    for name in (f'instances_{split}.json', f'image_info_{split}.json'):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(p.stem.split('_', 1)[1] for p in folder.glob('instances_*.json'))
+    raise UserError(
+        f'{folder / f"instances_{split}.json"}: no such file; splits there: '
+        f'{", ".join(found) or "none"} (data.train_split, data.eval_split)'
+    )
+
+
+def _find_images(
+    root: Path, split: str, table: AnnotationTable
+) -> tuple[str, np.ndarray, list[str]]:
+    """Directory of the images, positions of those that exist, names of those that do not."""
+    parent = {'test-dev2017': 'test2017'}.get(split, split)
+    folders = sorted({os.path.dirname(name) for name in table.file_names})
+    for directory in (root / parent, root):  # file names may already say train2017/...
+        present = {os.path.join(f, name) for f in folders for name in _listing(directory / f)}
+        found = np.array([name in present for name in table.file_names])
+        if found.any():
+            missing = [n for n, ok in zip(table.file_names, found, strict=True) if not ok]
+            return str(directory), np.flatnonzero(found), missing
+    raise UserError(
+        f'{root / parent}: none of the {len(found)} images of the JSON is there '
+        f'(first: {table.file_names[0]})'
+    )
+
+
+def _listing(directory: Path) -> list[str]:
+    """Names in a directory; none where there is no such directory."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _corners(xywh: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """COCO's boxes as ours, cut to the image where its size is known."""
+    low, high = xywh[:, 1::-1], xywh[:, 1::-1] + xywh[:, 3:1:-1]
+    limit = np.where(size > 0, size, np.inf)
+    return np.concatenate([np.maximum(low, 0), np.minimum(high, limit)], 1).astype(np.float32)

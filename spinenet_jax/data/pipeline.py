@@ -1,0 +1,220 @@
+"""Which image comes at which step, on which process, with which random draws?
+
+Grain reads, shuffles and runs the threads; this file says what one element is and how elements
+become batches. Everything is a function of the position in one global stream of images, so that a
+run resumes exactly from its step and a global batch does not depend on the number of processes.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from spinenet_jax.data import transforms
+from spinenet_jax.data.batch import Batch, Record, Source, pad_boxes
+from spinenet_jax.data.decode import BadImageError, read_image
+from spinenet_jax.errors import UserError
+
+_MAX_REPLACEMENTS = 100
+_FAILED = 'unreadable'  # column that tells the consumer which record could not be read, -1: none
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are placed; sizes (h, w) in pixels, scales relative to `image_size`."""
+
+    image_size: tuple[int, int]
+    scale_min: float
+    scale_max: float
+    flip: bool
+    max_boxes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Which part of the global stream this process reads: `batch_size` images a process."""
+
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+    start_step: int = 0
+
+    def position(self, k: int) -> int:
+        """Global position of this process's k-th image: global batch s is one run of positions."""
+        step, row = divmod(k, self.batch_size)
+        block = (self.start_step + step) * self.process_count + self.process_index
+        return block * self.batch_size + row
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Threads and processes that read: 0 threads means one a core, 0 workers none."""
+
+    num_threads: int = 0
+    worker_count: int = 0
+
+
+def train_iterator(
+    source: Source, augmentation: Augmentation, shard: Shard, reading: Reading, seed: int
+) -> Iterator[Batch]:
+    """Endless training batches of this process from `shard.start_step` on.
+
+    Every epoch is another permutation, every visit another draw. An image that cannot be read is
+    replaced by the next readable record of the source and counted in `source.unreadable`; a
+    hundred in a row raise UserError.
+    """
+    load = _TrainImage(source, augmentation, shard, seed)
+    stream = grain.MapDataset.range(2**40).map(load)
+    return _consume(source, _batches(stream, shard.batch_size, reading))
+
+
+def eval_iterator(
+    source: Source, image_size: tuple[int, int], shard: Shard, reading: Reading
+) -> Iterator[Batch]:
+    """Every image once, in order, scaled to fit; the last batches are filled with rows index -1.
+
+    The number of batches is the same on every process. An image that cannot be read is a row with
+    index -1 as well, counted in `source.unreadable`.
+    """
+    global_batch = shard.batch_size * shard.process_count
+    steps = -(-len(source) // global_batch)
+    stream = grain.MapDataset.range(steps * shard.batch_size)
+    stream = stream.map(_EvalImage(source, image_size, shard))
+    return _consume(source, _batches(stream, shard.batch_size, reading))
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainImage:
+    """k -> the k-th training image of this process."""
+
+    source: Source
+    augmentation: Augmentation
+    shard: Shard
+    seed: int
+
+    def __call__(self, k: int) -> Batch:
+        position = self.shard.position(k)
+        order = grain.MapDataset.range(len(self.source)).shuffle(self.seed).repeat()
+        wanted = int(order[position])
+        index, record, image = _first_readable(self.source, wanted)
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
+        aug = self.augmentation
+        draws = transforms.sample_draws(rng, aug.scale_min, aug.scale_max, aug.flip)
+        example = train_example(record, image, aug, draws)
+        example[_FAILED] = np.int32(-1 if index == wanted else wanted)
+        return example
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalImage:
+    """k -> the k-th evaluation row of this process."""
+
+    source: Source
+    image_size: tuple[int, int]
+    shard: Shard
+
+    def __call__(self, k: int) -> Batch:
+        index = self.shard.position(k)
+        if index >= len(self.source):
+            return {**_empty_row(self.image_size), _FAILED: np.int32(-1)}
+        try:
+            record = self.source[index]
+            image = read_image(record['image'], record['size'])
+        except BadImageError:
+            return {**_empty_row(self.image_size), _FAILED: np.int32(index)}
+        row = eval_example(image, self.image_size)
+        return {**row, 'index': np.int32(index), _FAILED: np.int32(-1)}
+
+
+def train_example(
+    record: Record, image: np.ndarray, augmentation: Augmentation, draws: transforms.Draws
+) -> Batch:
+    """One row of a train batch from decoded pixels uint8[h,w,3]; crowd boxes are dropped."""
+    size = augmentation.image_size
+    placement = transforms.place(image.shape[:2], size, draws)
+    boxes, seen = transforms.place_boxes(record['boxes'], placement, image.shape[1], draws.flip)
+    keep = seen & ~record['is_crowd']
+    return {
+        'image': transforms.place_image(image, placement, size, draws.flip),
+        'content_size': np.int32(placement.content_size),
+        **pad_boxes(boxes[keep], record['labels'][keep], augmentation.max_boxes),
+    }
+
+
+def eval_example(image: np.ndarray, image_size: tuple[int, int]) -> Batch:
+    """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
+    placement = transforms.place(image.shape[:2], image_size, transforms.Draws())
+    return {
+        'image': transforms.place_image(image, placement, image_size),
+        'content_size': np.int32(placement.content_size),
+        'scale': placement.scale,
+        'original_size': np.int32(image.shape[:2]),
+    }
+
+
+def _empty_row(image_size: tuple[int, int]) -> Batch:
+    """A row that stands for no image."""
+    return {
+        'image': np.zeros((*image_size, 3), np.uint8),
+        'content_size': np.zeros(2, np.int32),
+        'scale': np.ones(2, np.float32),
+        'original_size': np.zeros(2, np.int32),
+        'index': np.int32(-1),
+    }
+
+
+def _first_readable(source: Source, wanted: int) -> tuple[int, Record, np.ndarray]:
+    """The wanted record, or the next one after it whose image can be read."""
+    for step in range(min(_MAX_REPLACEMENTS, len(source))):
+        index = (wanted + step) % len(source)
+        try:
+            record = source[index]
+            return index, record, read_image(record['image'], record['size'])
+        except BadImageError as error:
+            reason = f'{source.describe(index)}: {error}'
+    raise UserError(f'{source.name}: {step + 1} images in a row cannot be read, last {reason}')
+
+
+def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Iterator[Batch]:
+    """Runs the threads (or workers) and stacks; both ways give the same batches in order.
+
+    In one process only single images are read ahead, so that memory does not grow with threads
+    times batch size; workers hand over whole batches.
+    """
+    threads = reading.num_threads or len(os.sched_getaffinity(0))
+    if reading.worker_count:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+        batches = stream.batch(batch_size).to_iter_dataset(options)
+        workers = grain.MultiprocessingOptions(num_workers=reading.worker_count)
+        return iter(batches.mp_prefetch(workers))
+    ahead = max(2 * threads, min(batch_size, 32))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    images = stream.to_iter_dataset(options)
+    return iter(
+        grain.experimental.ThreadPrefetchIterDataset(
+            images.batch(batch_size), prefetch_buffer_size=1
+        )
+    )
+
+
+def _consume(source: Source, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Takes the column of failures out of the batches and into `source.unreadable`."""
+    for batch in batches:
+        for index in batch.pop(_FAILED).tolist():
+            if index >= 0:
+                source.unreadable.add(_failure(source, index))
+        yield batch
+
+
+def _failure(source: Source, index: int) -> str:
+    """Name and reason of an unreadable image; read again for it only while names are kept."""
+    if not source.unreadable.wants_name():
+        return source.describe(index)
+    try:
+        record = source[index]
+        read_image(record['image'], record['size'])
+    except BadImageError as error:
+        return f'{source.describe(index)}: {error}'
+    return f'{source.describe(index)}: failed once'
