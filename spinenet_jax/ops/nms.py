@@ -56,7 +56,8 @@ def greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array, rules: Rules
     Args:
       boxes: f32[M,4]; scores: f32[M], only those above `rules.score` count; classes: i32[M].
     """
-    boxes, classes, shape = jnp.asarray(boxes), jnp.asarray(classes), (rules.detections,)
+    boxes, scores, classes = jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(classes)
+    shape = (rules.detections,)
     empty = Detections(
         jnp.zeros((*shape, 4)),
         jnp.zeros(shape),
