@@ -29,10 +29,11 @@ class Category(Protocol):
 class CocoEvaluator:
     """Collects detections, then scores them against COCO annotations.
 
-    Only images passed to `update` are scored, so a part of a split is judged by its own ground
-    truth alone; an image with annotations and no detections must be passed too, to count its
-    misses. A metric for which there is no ground truth (no large object, say; pycocotools says
-    -1) is absent from the result, and without any annotation at all the result is empty.
+    By default only images passed to `update` are scored, so a part of a split is judged by its
+    own ground truth alone; with `whole_split`, all of them, and one that was never passed has
+    missed everything in it. A metric for which there is no ground truth (no large object, say;
+    pycocotools says -1) is absent from the result, and without any annotation at all the result
+    is empty.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class CocoEvaluator:
         ground_truth: dict[str, Any] | None,
         categories: Sequence[Category],
         backend: str = 'auto',
+        whole_split: bool = False,
     ):
         """Prepares to score against a COCO instances dict; it is read, never changed.
 
@@ -48,6 +50,7 @@ class CocoEvaluator:
             category_id) and 'categories'; None for a split without annotations.
           categories: the classes that the model knows; their labels index `update`'s classes.
           backend: 'pycocotools', 'faster' (faster-coco-eval) or 'auto' (faster if installed).
+          whole_split: score all images of the ground truth, passed to `update` or not.
 
         Raises:
           ValueError: for an unknown backend.
@@ -59,7 +62,8 @@ class CocoEvaluator:
         self._ground_truth = ground_truth
         self._category_ids = {c.label: c.id for c in categories}
         self._names = {c.id: c.name for c in categories}
-        self._image_ids: set[int] = set()
+        self._seen: set[int] = set()
+        self._whole_split = whole_split
         self._scored = None
         self.detections: list[dict[str, Any]] = []
 
@@ -83,9 +87,9 @@ class CocoEvaluator:
         """
         self._scored = None
         for row, image_id in enumerate(map(int, image_ids)):
-            if image_id in self._image_ids:
+            if image_id in self._seen:
                 continue
-            self._image_ids.add(image_id)
+            self._seen.add(image_id)
             keep = np.asarray(valid[row], bool)
             found = (boxes[row][keep], scores[row][keep], classes[row][keep])
             for box, score, label in zip(*(np.asarray(a).tolist() for a in found), strict=True):
@@ -112,10 +116,16 @@ class CocoEvaluator:
             return {}
         return self._score()[1]
 
+    def _image_ids(self) -> set[int]:
+        """The images to score."""
+        if self._whole_split and self._ground_truth:
+            return {image['id'] for image in self._ground_truth['images']}
+        return self._seen
+
     def _annotations(self) -> list[dict[str, Any]]:
         """The annotations of the scored images."""
-        annotations = (self._ground_truth or {}).get('annotations', [])
-        return [a for a in annotations if a['image_id'] in self._image_ids]
+        annotations, wanted = (self._ground_truth or {}).get('annotations', []), self._image_ids()
+        return [a for a in annotations if a['image_id'] in wanted]
 
     def _score(self) -> tuple[np.ndarray, dict[str, float]]:
         """Runs the scorer once for all that was added."""
@@ -127,7 +137,7 @@ class CocoEvaluator:
                     self._indexed(coco_class, self.detections),
                     'bbox',
                 )
-                scorer.params.imgIds = sorted(self._image_ids)
+                scorer.params.imgIds = sorted(self._image_ids())
                 scorer.evaluate()
                 scorer.accumulate()
                 scorer.summarize()
@@ -147,9 +157,9 @@ class CocoEvaluator:
         Both scorers mark an unmatched box with id 0, so an annotation numbered 0 would be lost;
         loading detections from a list, as pycocotools offers, fails on an empty list.
         """
-        coco = coco_class()
+        coco, wanted = coco_class(), self._image_ids()
         coco.dataset = {
-            'images': [i for i in self._ground_truth['images'] if i['id'] in self._image_ids],
+            'images': [i for i in self._ground_truth['images'] if i['id'] in wanted],
             'categories': self._ground_truth['categories'],
             'annotations': [
                 {'iscrowd': 0, 'area': r['bbox'][2] * r['bbox'][3], **r, 'id': number}

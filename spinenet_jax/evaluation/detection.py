@@ -12,12 +12,15 @@ from spinenet_jax.evaluation.coco import CocoEvaluator
 
 
 class DetectionEvaluator:
-    """Scores rows of predictions against the ground truth of a data source."""
+    """Scores rows of predictions against the ground truth of a data source.
+
+    Every image of the ground truth counts: one that could not be found or read has missed all.
+    """
 
     def __init__(self, source: Any):
         """`source` gives `image_ids`, `categories` and `ground_truth` (None: not annotated)."""
         self._image_ids = np.asarray(source.image_ids)
-        self._coco = CocoEvaluator(source.ground_truth, source.categories)
+        self._coco = CocoEvaluator(source.ground_truth, source.categories, whole_split=True)
 
     def update(self, rows: Mapping[str, np.ndarray]) -> None:
         """Adds the predictions for some images.

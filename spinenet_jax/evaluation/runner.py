@@ -33,8 +33,8 @@ class EvaluationResult:
         where the split has no annotations.
       per_class: the main metric by class name.
       detections: COCO's results format, boxes (x, y, width, height) in original pixels.
-      images: number of images scored.
-      skipped: number of images that could not be read.
+      images: number of images that the model saw.
+      skipped: number of images that could not be read; scored as if nothing was found in them.
       seconds: wall time, first compilation included.
     """
 

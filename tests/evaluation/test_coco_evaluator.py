@@ -124,6 +124,13 @@ def test_only_updated_images_are_scored(backend):
     assert evaluator.per_class() == pytest.approx({'dog': 1.0})
 
 
+def test_whole_split_counts_images_never_passed(backend):
+    evaluator = CocoEvaluator(ground_truth(TWO), CATEGORIES, backend, whole_split=True)
+    one(evaluator, 1, [[0, 0, 200, 200]], [0.8], [2])
+    assert evaluator.per_class() == pytest.approx({'cat': 0.0, 'dog': 1.0})
+    assert evaluator.result()['AP'] == pytest.approx(0.5)
+
+
 def test_annotation_numbered_zero_counts(backend):
     # A scorer that keeps the numbers takes a match with annotation 0 for no match.
     evaluator = CocoEvaluator(ground_truth([TWO[0]]), CATEGORIES, backend)

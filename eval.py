@@ -1,0 +1,64 @@
+"""Scores a checkpoint on a data split with COCO's rules.
+
+    python eval.py --workdir=runs/digits
+    python eval.py --config=configs/retinanet.py:49-B --workdir=runs/49 --split=val2017
+
+Prints the numbers, and writes results.json and detections.json (COCO's results format, what its
+test server takes) to --output. Where the config has `eval.expected`, a number outside its
+tolerance makes the exit status 1.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+_SPLIT = flags.DEFINE_string('split', 'eval', 'Split to score; the config names the default.')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
+_OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; the workdir by default.')
+
+
+def main(argv: list[str]) -> None:
+    """Loads, scores, prints, writes."""
+    from spinenet_jax.errors import UserError
+
+    try:
+        if len(argv) > 1:
+            raise UserError(f'what is {argv[1]!r}? Flags start with --')
+        failures = evaluate()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    if failures:
+        print(f'regression: {"; ".join(failures)}', file=sys.stderr)
+        sys.exit(1)
+
+
+def evaluate() -> list[str]:
+    """Does the work; returns what differs from `eval.expected`."""
+    import jax
+
+    from spinenet_jax import inference
+    from spinenet_jax.data.build import build_source
+    from spinenet_jax.evaluation import report, runner
+    from spinenet_jax.training import distributed
+
+    distributed.use_compilation_cache()
+    distributed.initialise()
+    config = _CONFIG.value or inference.read_config(_WORKDIR.value)
+    trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
+    source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
+    inference.check_categories(trained.categories, source.categories)
+    result = runner.evaluate(trained.config, trained, source, trained.eval_step)
+    if jax.process_index() == 0:
+        print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
+        print(report.table(result))
+        facts = {'step': trained.step, 'split': source.name}
+        report.write_files(_OUTPUT.value or _WORKDIR.value, result, facts)
+    return report.mismatches(result.metrics, trained.config.eval.expected)
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,69 @@
+"""Detects objects on your own photos.
+
+    python predict.py --workdir=runs/digits --images='photos/*.jpg' --output=out/
+
+Writes a picture with boxes for each image, and predictions.json: COCO's format, each annotation
+with a score.
+"""
+
+import json
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+_IMAGES = flags.DEFINE_multi_string('images', [], 'File, glob or folder; may be given often.')
+_OUTPUT = flags.DEFINE_string('output', 'predictions', 'Folder for pictures and JSON.')
+_CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
+_SCORE = flags.DEFINE_float('score', 0.3, 'Lowest score to draw; the JSON holds all.', 0.0, 1.0)
+
+
+def main(argv: list[str]) -> None:
+    """Finds the images, loads the model, writes what it sees."""
+    from spinenet_jax.errors import UserError
+
+    try:
+        predict([*_IMAGES.value, *argv[1:]])  # an unquoted glob leaves further files in argv
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+def predict(patterns: list[str]) -> None:
+    """Does the work."""
+    import cv2
+    from etils import epath
+    from tqdm import tqdm
+
+    from spinenet_jax import inference, prediction
+    from spinenet_jax.errors import UserError
+    from spinenet_jax.training.distributed import use_compilation_cache
+
+    if not patterns:
+        raise UserError("--images is missing: give a file, a glob such as 'a/*.jpg', or a folder")
+    paths = prediction.find_images(patterns)
+    use_compilation_cache()
+    config = _CONFIG.value or inference.read_config(_WORKDIR.value)
+    trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
+    names = {c.label: c.name for c in trained.categories}
+    records, taken, skipped = prediction.Records(trained.categories), set(), 0
+    output = epath.Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
+    for found in tqdm(prediction.predict(trained, paths), total=len(paths), unit='image'):
+        if found.image is None:
+            tqdm.write(f'skipped {found.path}: {found.problem}', file=sys.stderr)
+            skipped += 1
+            continue
+        records.add(found)
+        drawn = prediction.picture(found, names, _SCORE.value)
+        encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
+        (output / prediction.picture_name(found.path, taken)).write_bytes(encoded)
+    (output / 'predictions.json').write_text(json.dumps(records.as_dict))
+    done = len(paths) - skipped
+    print(f'{done} images, {skipped} skipped: pictures and predictions.json in {output}')
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,76 @@
+"""What does a person, or a later program, get to see of an evaluation?
+
+A table to read, the files results.json and detections.json, and a comparison with numbers that a
+config expects. Computing the numbers is left to the other files of this package.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.runner import EvaluationResult
+
+LONGEST_CLASS_TABLE = 100
+
+
+def table(result: EvaluationResult) -> str:
+    """Metrics, then classes from best to worst, as lines to print; numbers as percentages."""
+    lines = [
+        f'{result.images} images in {result.seconds:.1f} s, {len(result.detections)} detections'
+    ]
+    if result.skipped:
+        lines.append(f'{result.skipped} images could not be read and count as empty')
+    if not result.metrics:
+        return '\n'.join([*lines, 'no annotations in this split: detections only, no metrics'])
+    lines += ['', *(f'{name:>6} {100 * value:6.2f}' for name, value in result.metrics.items())]
+    classes = sorted(result.per_class.items(), key=lambda item: -item[1])[:LONGEST_CLASS_TABLE]
+    if classes:
+        width = max(len(name) for name, _ in classes)
+        lines += ['', f'{"class":<{width}}     AP']
+        lines += [f'{name:<{width}} {100 * value:6.2f}' for name, value in classes]
+    return '\n'.join(lines)
+
+
+def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping[str, Any]) -> None:
+    """Writes detections.json, and results.json where there are metrics.
+
+    Args:
+      folder: made if it is missing.
+      result: its metrics stand in results.json under their usual names, a metric without ground
+        truth not at all; `per_class` holds AP by class name.
+      facts: further entries, such as the step and the split.
+    """
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'detections.json').write_text(json.dumps(result.detections))
+    if result.metrics:
+        counts = {'images': result.images, 'skipped': result.skipped}
+        results = {**result.metrics, **facts, **counts, 'per_class': result.per_class}
+        (folder / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
+
+
+def mismatches(metrics: Mapping[str, float], expected: Mapping[str, Sequence[float]]) -> list[str]:
+    """What differs from the expected numbers; nothing if all are within their tolerance.
+
+    Args:
+      metrics: by name.
+      expected: name -> (value, tolerance), both in the metric's own unit.
+
+    Raises:
+      UserError: an entry that is not a pair of numbers.
+    """
+    found = []
+    for name, pair in expected.items():
+        try:
+            value, tolerance = map(float, pair)
+        except (TypeError, ValueError):
+            raise UserError(f'eval.expected.{name} is {pair!r}: give (value, tolerance)') from None
+        actual = metrics.get(name)
+        if actual is None:
+            found.append(f'{name} was not measured, expected {value:.4f} +- {tolerance:.4f}')
+        elif not abs(actual - value) <= tolerance:
+            found.append(f'{name} is {actual:.4f}, expected {value:.4f} +- {tolerance:.4f}')
+    return found

@@ -1,0 +1,124 @@
+"""How does a workdir become a model that can be run?
+
+Reads config, classes and weights of a run and puts them into the same pmapped step that training
+evaluates with. What to run it on is left to `evaluation.runner` and `prediction`.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spinenet_jax.data.batch import Category
+from spinenet_jax.errors import UserError
+from spinenet_jax.models.build import build_model
+from spinenet_jax.tasks.build import build_task
+from spinenet_jax.training.checkpoint import absolute, load_model
+from spinenet_jax.training.state import AXIS
+from spinenet_jax.training.step import make_eval_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Attributes:
+      config: the settings, with the number of classes resolved.
+      eval_step: see `training.step.make_eval_step`.
+      params: weights, on the host.
+      batch_stats: running statistics of batch norm, on the host.
+      step: the checkpoint's.
+      categories: the classes it was trained on, in the order of their labels; empty if unknown.
+    """
+
+    config: ConfigDict
+    eval_step: Callable[..., Any]
+    params: Any
+    batch_stats: Any
+    step: int
+    categories: Sequence[Category]
+
+
+def read_config(workdir: str | os.PathLike) -> ConfigDict:
+    """The resolved config that a run left in its workdir; UserError if there is none."""
+    path = absolute(workdir) / 'config.json'
+    if not path.exists():
+        raise UserError(f'{path}: no such file; give --config, or the --workdir of a run')
+    return ConfigDict(json.loads(path.read_text()))
+
+
+def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str) -> Trained:
+    """Loads a run's weights into the model that the config describes.
+
+    Args:
+      config: `model`, `task`, `data.image_size` and `eval` are read. `model.num_classes` 0 is
+        replaced by the number of classes in the workdir.
+      workdir: of the run, or one of its checkpoints (`workdir/checkpoints/1000`).
+      checkpoint: 'best', 'latest' or a step.
+
+    Raises:
+      UserError: no checkpoint, or one of another model.
+    """
+    variables, step = load_model(workdir, checkpoint)
+    categories = read_categories(workdir)
+    config = ConfigDict(config.to_dict())
+    if config.model.num_classes == 0:
+        if not categories:
+            raise UserError(f'{workdir}: no categories.json, so set --config.model.num_classes')
+        config.model.num_classes = 1 + max(c.label for c in categories)
+    model, task = build_model(config.model, axis_name=AXIS), build_task(config)
+    images = jax.ShapeDtypeStruct((1, *task.image_size, 3), jnp.float32)
+    wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    _check_fits(wanted, variables, f'checkpoint {step} in {workdir}')
+    return Trained(
+        config=config,
+        eval_step=make_eval_step(model, task),
+        params=variables['params'],
+        batch_stats=variables['batch_stats'],
+        step=step,
+        categories=categories,
+    )
+
+
+def read_categories(workdir: str | os.PathLike) -> list[Category]:
+    """The classes of a run, from its categories.json; none if it is not there."""
+    folder = absolute(workdir)
+    if folder.parent.name == 'checkpoints':
+        folder = folder.parent.parent
+    path = folder / 'categories.json'
+    if not path.exists():
+        return []
+    return [Category(c['label'], c['id'], c['name']) for c in json.loads(path.read_text())]
+
+
+def check_categories(trained: Sequence[Category], source: Sequence[Category]) -> None:
+    """Raises UserError where a label of the model means another category in the data."""
+    known = {c.label: c for c in trained}
+    for category in source:
+        own = known.get(category.label, category)
+        if own.id != category.id:
+            raise UserError(
+                f'label {category.label} is category {own.id} ({own.name}) in the workdir but '
+                f'{category.id} ({category.name}) in the data: the categories of both must agree'
+            )
+
+
+def _check_fits(wanted: Any, found: Any, name: str) -> None:
+    """UserError naming the first array that is missing, unknown or of another shape."""
+    shapes = []
+    for tree in (wanted, found):
+        tree = {'params': tree['params'], 'batch_stats': tree.get('batch_stats', {})}
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        shapes.append({jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves})
+    model, stored = shapes
+    for key in sorted(model.keys() | stored.keys()):
+        if model.get(key) != stored.get(key):
+            raise UserError(
+                f'{name} is of another model than the config: {key} is '
+                f'{stored.get(key, "missing")} there and {model.get(key, "missing")} here'
+            )

@@ -1,0 +1,186 @@
+"""What does a trained detector see on photos that belong to no data set?
+
+Finds and reads the images, runs the model in batches, and turns its rows into records and
+pictures. Loading the model is left to `inference`, drawing to `visualize`.
+"""
+
+import dataclasses
+import glob
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+
+from spinenet_jax.data.decode import BadImageError, read_image
+from spinenet_jax.data.pipeline import eval_example
+from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.coco import to_xywh
+from spinenet_jax.evaluation.detection import to_original_pixels
+from spinenet_jax.inference import Trained
+from spinenet_jax.visualize import draw_detections, fit
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+SMALLEST_PICTURE = 640  # pixels of the longer side; below it, labels would hide the image
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+      path: of the image file.
+      image: u8[h,w,3] RGB, turned upright as its EXIF tag says; None if it could not be read.
+      boxes: f32[D,4] (ymin, xmin, ymax, xmax) in pixels of `image`, best first.
+      scores: f32[D] in [0, 1].
+      labels: i32[D], from 1.
+      problem: why the image could not be read, '' if it was.
+    """
+
+    path: str
+    image: np.ndarray | None
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    problem: str = ''
+
+
+def find_images(patterns: Iterable[str]) -> list[str]:
+    """Paths that files, globs ('photos/*.jpg', '**' for all depths) and folders stand for.
+
+    A folder gives its image files, by suffix and not those of its subfolders. Sorted within each
+    pattern, each file once.
+
+    Raises:
+      UserError: a pattern that nothing matches.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        pattern = os.path.expanduser(pattern)
+        if os.path.isdir(pattern):
+            names = sorted(n for n in os.listdir(pattern) if n.lower().endswith(SUFFIXES))
+            paths = [os.path.join(pattern, name) for name in names]
+        elif os.path.isfile(pattern):
+            paths = [pattern]
+        else:
+            paths = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
+        if not paths:
+            raise UserError(f'--images={pattern}: no image there')
+        found.update(dict.fromkeys(paths))
+    return list(found)
+
+
+def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
+    """Detects on image files, in order; a file that cannot be read gives a row with `problem`.
+
+    Args:
+      trained: the model; `eval.batch_size` of its config is the largest batch over all devices.
+      paths: image files; none gives nothing.
+    """
+    devices = jax.local_device_count()
+    wanted = min(trained.config.eval.batch_size, max(len(paths), 1))
+    size = devices * math.ceil(wanted / devices)
+    variables = {'params': trained.params, 'batch_stats': trained.batch_stats}
+    variables = jax_utils.replicate(variables)
+    for start in range(0, len(paths), size):
+        read = [_read(path) for path in paths[start : start + size]]
+        rows = _run(trained, variables, [p.image for p in read if p.image is not None], size)
+        for prediction in read:
+            if prediction.image is None:
+                yield prediction
+                continue
+            boxes, scores, labels = next(rows)
+            yield dataclasses.replace(prediction, boxes=boxes, scores=scores, labels=labels)
+
+
+def picture(prediction: Prediction, names: dict[int, str], score_threshold: float) -> np.ndarray:
+    """The image with its boxes, u8[h,w,3] RGB; small images are enlarged to be readable.
+
+    Args:
+      prediction: of an image that could be read.
+      names: class name by label; a label without one is drawn as its number.
+      score_threshold: boxes below it are not drawn.
+    """
+    keep = prediction.scores >= score_threshold
+    image, boxes = prediction.image, prediction.boxes[keep]
+    if max(image.shape[:2]) < SMALLEST_PICTURE:
+        image, boxes = fit(image, boxes, SMALLEST_PICTURE)
+    labels = prediction.labels[keep].tolist()
+    words = [names.get(label, str(label)) for label in labels]
+    return draw_detections(image, boxes, labels, prediction.scores[keep], words)
+
+
+class Records:
+    """The predictions as one COCO dict: images, categories, and annotations with a score."""
+
+    def __init__(self, categories: Sequence[Any]):
+        """`categories` have label, id and name; a label without one becomes its own id."""
+        self._ids = {c.label: c.id for c in categories}
+        self.as_dict: dict[str, list[dict[str, Any]]] = {
+            'images': [],
+            'categories': [{'id': c.id, 'name': c.name} for c in categories],
+            'annotations': [],
+        }
+
+    def add(self, prediction: Prediction) -> None:
+        """Adds an image, numbered from 1, and what was found in it (bbox is x, y, w, h)."""
+        height, width = prediction.image.shape[:2]
+        image_id = len(self.as_dict['images']) + 1
+        self.as_dict['images'].append(
+            {'id': image_id, 'file_name': prediction.path, 'height': height, 'width': width}
+        )
+        found = (prediction.boxes, prediction.scores, prediction.labels)
+        for box, score, label in zip(*(a.tolist() for a in found), strict=True):
+            self.as_dict['annotations'].append(
+                {
+                    'id': len(self.as_dict['annotations']) + 1,
+                    'image_id': image_id,
+                    'category_id': self._ids.get(label, label),
+                    'bbox': to_xywh(box),
+                    'score': round(score, 6),
+                }
+            )
+
+
+def picture_name(path: str, taken: set[str]) -> str:
+    """A name for the picture of `path` that is not in `taken`, and is added to it."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name, number = f'{stem}.jpg', 1
+    while name in taken:
+        number += 1
+        name = f'{stem}_{number}.jpg'
+    taken.add(name)
+    return name
+
+
+def _read(path: str) -> Prediction:
+    """The image without detections yet."""
+    nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+    try:
+        return Prediction(path, read_image(path), *nothing)
+    except BadImageError as error:
+        return Prediction(path, None, *nothing, problem=str(error))
+
+
+def _run(
+    trained: Trained, variables: Any, images: list[np.ndarray], size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Boxes in pixels of each image, scores and labels; the batch is filled with blank rows."""
+    if not images:
+        return
+    examples = [eval_example(image, trained.config.data.image_size) for image in images]
+    examples += [{k: np.zeros_like(v) for k, v in examples[0].items()}] * (size - len(images))
+    devices = jax.local_device_count()
+    batch = {
+        name: np.stack([e[name] for e in examples]).reshape(devices, -1, *examples[0][name].shape)
+        for name in ('image', 'content_size', 'scale', 'original_size')
+    }
+    result = trained.eval_step(variables, batch)
+    result = {k: np.asarray(a.addressable_data(0)).reshape(a.shape[1:]) for k, a in result.items()}
+    result = {name: array[: len(images)] for name, array in result.items()}
+    boxes = to_original_pixels(result['boxes'], result['scale'], result['original_size'])
+    for row, valid in enumerate(result['valid']):
+        yield boxes[row][valid], result['scores'][row][valid], result['classes'][row][valid]
