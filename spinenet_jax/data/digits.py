@@ -27,6 +27,7 @@ from spinenet_jax.errors import UserError
 VERSION = 1
 SCENES = {'train': 2000, 'val': 300}
 SIZE = 256  # pixels, both sides
+_FINE = 8  # scans are smoothed to this many times their pixels before they are turned
 _HEIGHTS = (0.1, 0.9)  # of the image
 _MIN_VISIBLE = 0.7  # of a digit's pixels, whatever is laid over it
 _MIN_CONTRAST = 70  # of 255, digit against background
@@ -77,8 +78,8 @@ def make_scene(
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One scene from the digits given: image uint8[SIZE,SIZE,3] RGB, [(label, mask bool)].
 
-    scans float32[n,8,8] in 0..1, labels int[n] 1..10. Masks hold visible pixels, do not overlap and
-    keep at least 70% of every digit.
+    scans float32[n,s,s] as `_scans` gives them, labels int[n] 1..10. Masks hold visible pixels,
+    do not overlap and keep at least 70% of every digit.
     """
     image = _background(rng)
     owner = np.full((SIZE, SIZE), -1, np.int8)
@@ -97,17 +98,21 @@ def make_scene(
             owner[window][inside] = len(placed)
             placed.append((int(labels[n]), int(inside.sum())))
             break
-    noise = rng.normal(0, rng.uniform(1, 8), image.shape).astype(np.float32)
-    pixels = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return pixels, [(label, owner == i) for i, (label, _) in enumerate(placed)]
+    noise = rng.standard_normal((SIZE, SIZE, 1), np.float32) * np.float32(rng.uniform(1, 8))
+    return np.clip(image + noise, 0, 255).astype(np.uint8), [
+        (label, owner == i) for i, (label, _) in enumerate(placed)
+    ]
 
 
 def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """float32[1797,8,8] in 0..1, labels 1..10 for '0'..'9'."""
+    """float32[1797,n,n] in 0..1, smoothed, with an empty rim; labels 1..10 for '0'..'9'."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return digits.images.astype(np.float32) / 16, digits.target + 1
+    rim = np.pad(digits.images.astype(np.float32) / 16, ((0, 0), (1, 1), (1, 1)))
+    sides = (rim.shape[1] * _FINE,) * 2
+    fine = [cv2.resize(scan, sides, interpolation=cv2.INTER_CUBIC) for scan in rim]
+    return np.stack(fine), digits.target + 1
 
 
 def _split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -152,7 +157,8 @@ def _annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as coco_mask
 
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    (top, left), (bottom, right) = (f(np.nonzero(mask), 1).tolist() for f in (np.min, np.max))
+    top, bottom = np.flatnonzero(mask.any(1))[[0, -1]].tolist()
+    left, right = np.flatnonzero(mask.any(0))[[0, -1]].tolist()
     return {
         'category_id': label,
         'bbox': [left, top, right - left + 1, bottom - top + 1],
@@ -180,18 +186,17 @@ def _draw_digit(
     rng: np.random.Generator, scan: np.ndarray, height: float
 ) -> tuple[np.ndarray, int, int]:
     """Opacity float32[h,w] of a scan turned and scaled to `height`, and a place for it."""
-    rows = np.flatnonzero(scan.max(1) > 0.3)
     angle = np.deg2rad(rng.uniform(-20, 20))
-    tall = height / (rows[-1] - rows[0] + 1)  # pixels a scan row
-    wide = tall * rng.uniform(0.85, 1.15)
+    stretch = rng.uniform(0.85, 1.15)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    side = min(int(np.ceil(height * 1.9)), 2 * SIZE)
-    back = np.diag([1 / wide, 1 / tall]) @ turn
-    shift = np.array([3.5, rows.mean()]) - back @ np.full(2, (side - 1) / 2)
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    tall = height / 8  # pixels a scan row: every digit fills its 8 rows
+    side = int(np.ceil(height * 1.35))
+    back = np.diag([_FINE / (tall * stretch), _FINE / tall]) @ turn
+    shift = np.full(2, (scan.shape[0] - 1) / 2) - back @ np.full(2, (side - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     ink = cv2.warpAffine(scan, np.c_[back, shift], (side, side), flags=flags)
-    softness = 3 / tall  # edges about one pixel wide at every scale
-    alpha = np.clip((ink - 0.4) / softness + 0.5, 0, 1)
+    softness = np.float32(3 / tall)  # edges about one pixel wide at every scale
+    alpha = np.clip((ink - np.float32(0.4)) / softness + np.float32(0.5), 0, 1)
     ys, xs = np.flatnonzero(alpha.max(1) > 0.5), np.flatnonzero(alpha.max(0) > 0.5)
     alpha = alpha[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1][:SIZE, :SIZE]
     top, left = (rng.integers(0, SIZE - n + 1) for n in alpha.shape)
@@ -211,9 +216,9 @@ def _leaves_enough(
 
 def _paint(rng: np.random.Generator, window: np.ndarray, alpha: np.ndarray) -> None:
     """Blends a colour that stands out from what lies below."""
-    below = window[alpha > 0.5].mean(0)
+    below = cv2.mean(window, (alpha > 0.5).astype(np.uint8))[:3]
     for _ in range(50):
         colour = rng.uniform(0, 255, 3)
-        if abs((colour - below).mean()) >= _MIN_CONTRAST:
+        if abs(np.mean(colour - below)) >= _MIN_CONTRAST:
             break
-    window += alpha[..., None] * (colour.astype(np.float32) - window)
+    window += alpha[..., None] * (colour.astype(np.float32) - window)  # in place, on the scene
