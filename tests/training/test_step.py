@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import TinyModel, TinyTask, batch_at, on_devices
+
 from spinenet_jax.training.state import create_state, replicate, unreplicate
 from spinenet_jax.training.step import make_eval_step, make_train_step
-from tiny import TinyModel, TinyTask, batch_at, on_devices
 
 TASK = TinyTask()
 SGD = optax.sgd(0.1, momentum=0.9)

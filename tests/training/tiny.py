@@ -7,12 +7,16 @@ count-weighted loss; an endless stream of batches that is a function of (seed, p
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from configs import common
+from spinenet_jax.training.experiment import Experiment
 
 CLASSES = 3
 
@@ -80,3 +84,63 @@ def batch_at(position: int, size: int, seed: int = 0) -> dict[str, Any]:
 def on_devices(batch: dict[str, Any], count: int) -> dict[str, Any]:
     """[count * B, ...] -> [count, B, ...]."""
     return {k: v.reshape(count, len(v) // count, *v.shape[1:]) for k, v in batch.items()}
+
+
+class Result(NamedTuple):
+    """What an evaluation gives, as far as the loop reads it."""
+
+    metrics: dict[str, float]
+    per_class: dict[str, float]
+    detections: list[dict[str, Any]]
+    seconds: float
+
+
+def stream(start_step: int, batch_size: int, seed: int = 0, bad_step: int = -1):
+    """Endless batches of this process: its part of every global batch, in process order."""
+    local, first = batch_size // jax.process_count(), jax.process_index()
+    for step in itertools.count(start_step):
+        batch = batch_at(step, batch_size, seed)
+        if step == bad_step:
+            batch['image'] = batch['image'].astype(np.float32) * np.nan
+        yield {k: v[first * local : (first + 1) * local] for k, v in batch.items()}
+
+
+def accuracy(state, seed: int = 99) -> Result:
+    """Scores the tiny model on one fixed batch."""
+    batch = batch_at(0, 64, seed)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    outputs = TinyModel(axis_name=None).apply(variables, TinyTask().images(batch), train=False)
+    found = np.asarray(outputs).argmax(-1)
+    return Result({'AP': float((found == batch['label']).mean())}, {}, [], 0.0)
+
+
+def tiny_config(**train):
+    """A config of five epochs of four steps that the loop reads as it would a real one."""
+    config = common.get_config()
+    config.train.update(
+        {
+            'batch_size': 8,
+            'epochs': 5,
+            'log_every_steps': 1,
+            'checkpoint_every_steps': 3,
+            'eval_every_epochs': 2,
+            **train,
+        }
+    )
+    config.optim.learning_rate_batch = 8
+    config.optim.learning_rate = 0.1
+    config.optim.warmup_epochs = 1.0
+    config.optim.decay_epochs = (3, 4)
+    return config
+
+
+def tiny_experiment(config, bad_step: int = -1, evaluate=accuracy) -> Experiment:
+    """32 images an epoch; images of step `bad_step` (from 0) are not numbers."""
+    return Experiment(
+        model=TinyModel(dropout=0.2),
+        task=TinyTask(),
+        image_count=32,
+        batches=lambda start: stream(start, config.train.batch_size, config.seed, bad_step),
+        evaluate=evaluate,
+        reports=['32 images'],
+    )

@@ -1,0 +1,221 @@
+"""In which order does a run train, evaluate, save and stop?
+
+Everything that takes part is built elsewhere: the parts in experiment.py, the step in step.py,
+files by checkpoint.py, metrics.py and workdir.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.training import optim, workdir
+from spinenet_jax.training.checkpoint import Checkpoints, absolute, load_model, write_atomically
+from spinenet_jax.training.experiment import Experiment, build_experiment
+from spinenet_jax.training.feed import device_batches
+from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
+from spinenet_jax.training.pictures import write_pictures
+from spinenet_jax.training.preempt import PreemptionWatch
+from spinenet_jax.training.state import TrainState, create_state, replicate, unreplicate
+from spinenet_jax.training.step import make_train_step
+from spinenet_jax.training.transfer import transfer
+
+MAIN_METRICS = ('AP', 'top1')  # what 'best' is measured by, the first that an evaluation has
+
+
+class RunResult(NamedTuple):
+    """finished: False if the run was asked to stop before its last step."""
+
+    state: TrainState
+    finished: bool
+
+
+def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
+    """Train as the config says; the same command on the same workdir continues.
+
+    Leaves config.json, environment.json, categories.json, metrics.jsonl, TensorBoard events,
+    checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
+    Raises UserError for what the user can put right, NonFiniteError if the loss is lost.
+    """
+    folder = workdir.create(workdir_path)
+    return run(config, folder, build_experiment(config), PreemptionWatch())
+
+
+class _Plan(NamedTuple):
+    """The numbers of steps that follow from a config and the number of images."""
+
+    steps_per_epoch: int
+    total: int
+    eval_every: int
+    save_every: int
+
+    def evaluates(self, step: int) -> bool:
+        return step == self.total or (self.eval_every > 0 and step % self.eval_every == 0)
+
+    def saves(self, step: int) -> bool:
+        return self.evaluates(step) or (self.save_every > 0 and step % self.save_every == 0)
+
+
+def run(
+    config: ConfigDict,
+    folder: str | os.PathLike,
+    experiment: Experiment,
+    preemption: PreemptionWatch,
+) -> RunResult:
+    """The loop itself, on parts made elsewhere; see `train`.
+
+    A checkpoint is saved before the evaluation of its step, so that a run killed while evaluating
+    loses nothing; on restart that evaluation is made up for.
+    """
+    folder = absolute(folder)
+    workdir.record_config(folder, config)
+    workdir.record_environment(folder)
+    workdir.record_categories(folder, experiment.categories)
+    for line in experiment.reports:
+        logging.info('data: %s', line)
+    plan = _plan(config, experiment.image_count)
+    schedule = optim.learning_rate_schedule(
+        config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total
+    )
+    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    step_function = make_train_step(
+        *(experiment.model, experiment.task, optimizer, schedule),
+        seed=config.seed,
+        accumulate_steps=config.optim.accumulate_steps,
+    )
+    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+    state = create_state(experiment.model, optimizer, experiment.task.image_size, config.seed)
+    state = _restore(config, checkpoints, state)
+    start = int(state.step)
+    log = MetricsLog(folder, start)
+    monitor = StepMonitor(
+        log,
+        start_step=start,
+        total_steps=plan.total,
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=config.train.batch_size,
+        log_every=config.train.log_every_steps,
+    )
+    scorer = _Scorer(config, folder, experiment, checkpoints, log)
+    if start > 0 and plan.evaluates(start) and not log.has(start, 'eval/'):
+        scorer.evaluate(state, last=start == plan.total)
+    replicated = replicate(state)
+    batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
+    compiled = False
+    try:
+        with preemption:
+            for step in range(start + 1, plan.total + 1):
+                batch = next(batches)
+                began = time.monotonic()
+                replicated, metrics = step_function(replicated, batch)
+                if not compiled:
+                    compiled = True
+                    scorer.compile_seconds = time.monotonic() - began
+                    logging.info('compiled the training step in %.1f s', scorer.compile_seconds)
+                monitor.push(step, metrics)
+                stop = preemption.reached(step)
+                if not (stop or plan.saves(step)):
+                    continue
+                monitor.flush()
+                state = unreplicate(replicated)
+                checkpoints.save(state)
+                if stop:
+                    logging.info('asked to stop: saved step %d, leaving', step)
+                    return RunResult(state, finished=step == plan.total)
+                if plan.evaluates(step):
+                    scorer.evaluate(state, last=step == plan.total)
+                monitor.pause()
+        return RunResult(state, finished=True)
+    except NonFiniteError as error:
+        kept = checkpoints.latest_step
+        where = 'no checkpoint was saved before' if kept is None else f'checkpoint {kept} is kept'
+        raise NonFiniteError(f'{error}; {where}. Try a lower optim.learning_rate') from None
+    finally:
+        monitor.close()
+        log.close()
+        checkpoints.close()
+        if experiment.unreadable():
+            logging.warning('data: %s', experiment.unreadable())
+
+
+class _Scorer:
+    """Evaluates and writes down what came out."""
+
+    def __init__(self, config, folder, experiment, checkpoints, log) -> None:
+        self._config, self._folder, self._experiment = config, folder, experiment
+        self._checkpoints, self._log = checkpoints, log
+        self._began = time.monotonic()
+        self.compile_seconds = 0.0
+
+    def evaluate(self, state: TrainState, last: bool) -> None:
+        """Score one state; after the last step also write results.json and detections.json."""
+        step = int(state.step)
+        result = self._experiment.evaluate(state)
+        main = next((name for name in MAIN_METRICS if name in result.metrics), None)
+        words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
+        logging.info('evaluation at step %d: %s (%.0f s)', step, words, result.seconds)
+        self._log.write(step, {f'eval/{name}': value for name, value in result.metrics.items()})
+        if main is not None and self._checkpoints.note_evaluation(step, main, result.metrics[main]):
+            logging.info('step %d is the best so far: %s %.4f', step, main, result.metrics[main])
+        if jax.process_index() != 0:
+            return
+        if self._config.eval.pictures and self._experiment.eval_source is not None:
+            source, count = self._experiment.eval_source, self._config.eval.pictures
+            write_pictures(self._folder, step, source, result.detections, count)
+        if last:
+            self._write_results(step, result)
+
+    def _write_results(self, step: int, result: Any) -> None:
+        """results.json: the metrics by their names, then the step and the times of this process."""
+        results = dict(result.metrics) | {
+            'step': step,
+            'per_class': dict(result.per_class),
+            'wall_seconds': round(time.monotonic() - self._began, 1),
+            'compile_seconds': round(self.compile_seconds, 1),
+        }
+        write_atomically(self._folder / 'results.json', json.dumps(results, indent=2) + '\n')
+        write_atomically(self._folder / 'detections.json', json.dumps(result.detections))
+        logging.info('results are in %s', self._folder / 'results.json')
+
+
+def _plan(config: ConfigDict, image_count: int) -> _Plan:
+    """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
+    batch_size, micro_steps = config.train.batch_size, config.optim.accumulate_steps
+    parts = jax.device_count() * max(1, micro_steps)
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f'train.batch_size={batch_size} cannot be shared out evenly over {jax.device_count()} '
+            f'devices with optim.accumulate_steps={micro_steps}: it must be a multiple of {parts}'
+        )
+    steps = optim.steps_per_epoch(image_count, batch_size)
+    return _Plan(
+        steps_per_epoch=steps,
+        total=round(config.train.epochs * steps),
+        eval_every=round(config.train.eval_every_epochs * steps),
+        save_every=config.train.checkpoint_every_steps,
+    )
+
+
+def _restore(config: ConfigDict, checkpoints: Checkpoints, state: TrainState) -> TrainState:
+    """The latest checkpoint; else the weights of train.init_from; else the state as it is."""
+    restored = checkpoints.restore_latest(state)
+    if restored is not None:
+        logging.info('continuing at step %d', int(restored.step))
+        return restored
+    if not config.train.init_from:
+        return state
+    source, step = load_model(config.train.init_from)
+    target = {'params': state.params, 'batch_stats': state.batch_stats}
+    filled, report = transfer(target, source, config.train.init_from)
+    logging.info('starting from step %d of %s:', step, config.train.init_from)
+    for line in report.lines():
+        logging.info('  %s', line)
+    return state.replace(**filled)

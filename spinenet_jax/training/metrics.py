@@ -1,0 +1,190 @@
+"""Where do the numbers of a run go, and what does a person see while it runs?
+
+metrics.jsonl and TensorBoard events in the workdir, a bar on a terminal, plain lines elsewhere.
+Left to others: the numbers themselves (step.py, evaluation).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import tensorboardX
+from absl import logging
+from tqdm import tqdm
+
+from spinenet_jax.training.checkpoint import absolute, write_atomically
+
+FILE = 'metrics.jsonl'
+BAR_NAMES = ('loss', 'class_loss', 'box_loss', 'learning_rate')
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient of a step is infinite or not a number; the message is one line."""
+
+
+class MetricsLog:
+    """metrics.jsonl, one object a line: 'step', 'wall_time' (Unix seconds), then the values.
+
+    A run that resumes at a step first drops what an earlier process wrote beyond it, so each
+    (step, name) occurs once. All processes may hold one; only process 0 writes.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, start_step: int) -> None:
+        self._path = absolute(workdir) / FILE
+        self._lines = [line for line in _read_lines(self._path) if line['step'] <= start_step]
+        self._board = None
+        if jax.process_index() == 0:
+            self._rewrite()
+            self._board = _open_board(os.fspath(absolute(workdir)), start_step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line and the same numbers as TensorBoard scalars."""
+        line = {'step': step, 'wall_time': round(time.time(), 3)}
+        line |= {name: _plain(value) for name, value in values.items()}
+        self._lines.append(line)
+        if jax.process_index() != 0:
+            return
+        if '://' in os.fspath(self._path):  # object stores cannot append
+            self._rewrite()
+        else:
+            with open(self._path, 'a') as file:
+                file.write(json.dumps(line) + '\n')
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether a value whose name starts with `prefix` is written for `step`."""
+        return any(
+            line['step'] == step and any(name.startswith(prefix) for name in line)
+            for line in self._lines
+        )
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    def _rewrite(self) -> None:
+        write_atomically(self._path, ''.join(json.dumps(line) + '\n' for line in self._lines))
+
+
+class StepMonitor:
+    """Follows the steps one behind, so that the host never waits for the one just started.
+
+    Every step's loss and gradient norm are looked at; every `log_every`-th step is written.
+    """
+
+    def __init__(
+        self, log: MetricsLog, *, start_step: int, total_steps: int, steps_per_epoch: int,
+        batch_size: int, log_every: int,
+    ) -> None:  # fmt: skip
+        self._log, self._log_every, self._batch_size = log, max(1, log_every), batch_size
+        self._total, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._pending: tuple[int, Any] | None = None
+        self._clock: tuple[int, float] | None = None  # (step, time) that the speed counts from
+        self.last: dict[str, float] = {}
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            desc='train',
+            unit='step',
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty() or jax.process_index() != 0,
+        )
+
+    def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Note the step just started, and handle the one before; raises NonFiniteError for that."""
+        before, self._pending = self._pending, (step, metrics)
+        if before is not None:
+            self._handle(*before)
+
+    def flush(self) -> None:
+        """Handle the newest step too; after it, the state is known to be finite."""
+        before, self._pending = self._pending, None
+        if before is not None:
+            self._handle(*before)
+
+    def pause(self) -> None:
+        """What follows until the next step (evaluation, compilation) is no training time."""
+        self._clock = None
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _handle(self, step, metrics) -> None:
+        fetched = jax.device_get({k: v.addressable_shards[0].data for k, v in metrics.items()})
+        values = {name: float(value[0]) for name, value in fetched.items()}
+        if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
+            raise NonFiniteError(
+                f'step {step}: the loss is {values["loss"]:g} and the gradient norm '
+                f'{values["grad_norm"]:g}'
+            )
+        self.last = values
+        speed = self._speed(step)
+        shown = {name: f'{values[name]:.4g}' for name in BAR_NAMES if name in values}
+        shown['epoch'] = f'{step / self._steps_per_epoch:.2f}'
+        if speed:
+            shown['images/s'] = f'{speed:.1f}'
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+        if step % self._log_every and step != self._total:
+            return
+        extra = {'epoch': step / self._steps_per_epoch}
+        if speed:
+            extra['images_per_second'] = round(speed, 2)
+            self._clock = (step, time.monotonic())
+        self._log.write(step, values | extra)
+        if self._bar.disable and jax.process_index() == 0:
+            self._print(step, shown, speed)
+
+    def _speed(self, step) -> float:
+        """Images a second since the clock was last set; 0 where there is no interval yet."""
+        now = time.monotonic()
+        if self._clock is None:
+            self._clock = (step, now)
+            return 0.0
+        since, then = self._clock
+        return (step - since) * self._batch_size / max(now - then, 1e-9)
+
+    def _print(self, step, shown, speed) -> None:
+        """The bar's content as a line, with the time left."""
+        words = ', '.join(f'{name} {value}' for name, value in shown.items())
+        left = ''
+        if speed:
+            seconds = (self._total - step) * self._batch_size / speed
+            left = f', {tqdm.format_interval(seconds)} left'
+        logging.info('step %d/%d: %s%s', step, self._total, words, left)
+
+
+def _plain(value: float) -> float | None:
+    """A JSON number: NaN and infinities, which JSON has not, become null."""
+    value = float(value)
+    return value if math.isfinite(value) else None
+
+
+def _read_lines(path) -> list[dict[str, Any]]:
+    """The objects in a metrics file; a last line cut off by a kill is dropped."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            logging.warning('%s: dropped a damaged line', path)
+    return lines
+
+
+def _open_board(folder: str, start_step: int) -> tensorboardX.SummaryWriter | None:
+    """A TensorBoard writer that hides what an earlier process wrote beyond the step."""
+    try:
+        return tensorboardX.SummaryWriter(folder, purge_step=start_step + 1)
+    except Exception as error:  # a folder only other libraries can write must not stop training
+        logging.warning('no TensorBoard events: %s', error)
+        return None

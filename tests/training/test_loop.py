@@ -1,0 +1,189 @@
+"""The loop on a tiny model: what it leaves behind, stopping, resuming, repeating, failing."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from tiny import accuracy, tiny_config, tiny_experiment
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.training import loop
+from spinenet_jax.training.checkpoint import load_model
+from spinenet_jax.training.metrics import NonFiniteError
+from spinenet_jax.training.preempt import PreemptionWatch
+
+
+class StopAfter(PreemptionWatch):
+    """Asks to stop after a given step, as a signal would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def reached(self, step):
+        return step == self.step
+
+
+def go(folder, stop=-1, config=None, **experiment):
+    config = config or tiny_config()
+    return loop.run(config, folder, tiny_experiment(config, **experiment), StopAfter(stop))
+
+
+def metrics(folder):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    timed = ('wall_time', 'images_per_second')
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def steps_on_disk(folder):
+    return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    """One run that nothing stopped: 20 steps, evaluated at 8, 16 and 20."""
+    folder = tmp_path_factory.mktemp('straight')
+    return folder, go(folder).state
+
+
+def test_files_of_a_finished_run(straight):
+    folder, state = straight
+    assert int(state.step) == 20
+    lines = metrics(folder)
+    assert [x['step'] for x in lines if 'loss' in x] == list(range(1, 21))
+    assert [x['step'] for x in lines if 'eval/AP' in x] == [8, 16, 20]
+    results = json.loads((folder / 'results.json').read_text())
+    assert results['step'] == 20 and results['AP'] == accuracy(state).metrics['AP']
+    assert results['compile_seconds'] > 0
+    assert json.loads((folder / 'config.json').read_text())['train']['epochs'] == 5
+    environment = json.loads((folder / 'environment.json').read_text())
+    assert environment['devices']['count'] == 4 and environment['packages']['jax']
+    assert json.loads((folder / 'categories.json').read_text()) == []
+    assert list(folder.glob('events.out.tfevents*'))
+    assert json.loads((folder / 'detections.json').read_text()) == []
+
+
+def test_last_checkpoints_and_the_best_are_kept(straight):
+    folder, state = straight
+    best = json.loads((folder / 'best.json').read_text())
+    scores = {x['step']: x['eval/AP'] for x in metrics(folder) if 'eval/AP' in x}
+    assert best == {
+        'step': max(scores, key=scores.get),
+        'metric': 'AP',
+        'value': max(scores.values()),
+    }
+    assert steps_on_disk(folder) == sorted({18, 20, best['step']})
+    assert load_model(folder)[1] == best['step']
+    weights, step = load_model(folder, 'latest')
+    assert step == 20
+    assert_equal(weights['params'], state.params)
+    assert load_model(folder / 'checkpoints' / '20')[1] == 20
+    with pytest.raises(UserError, match=r"no checkpoint '7'; there are best, latest, .*20"):
+        load_model(folder, '7')
+
+
+def test_two_runs_of_one_seed_are_identical(straight, tmp_path):
+    folder, state = straight
+    assert_equal(go(tmp_path).state, state)
+    assert metrics(tmp_path) == metrics(folder)
+
+
+@pytest.mark.parametrize('stop', [1, 8, 13])
+def test_stopped_and_resumed_equals_straight(straight, tmp_path, stop):
+    """Stopped at the first step, at a step that is evaluated, between two checkpoints."""
+    folder, state = straight
+    stopped = go(tmp_path, stop=stop)
+    assert not stopped.finished and int(stopped.state.step) == stop
+    assert stop in steps_on_disk(tmp_path)
+    resumed = go(tmp_path)
+    assert resumed.finished
+    assert_equal(resumed.state, state)
+    assert metrics(tmp_path) == metrics(folder)
+
+
+def test_killed_without_warning_repeats_from_the_checkpoint(straight, tmp_path):
+    """Killed while evaluating step 16: what was logged beyond the checkpoint is not doubled."""
+    folder, state = straight
+    calls = []
+
+    def killed(state):
+        calls.append(int(state.step))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return accuracy(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, evaluate=killed)
+    assert calls == [8, 16]
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+        file.write('{"step": 17, "wall_time": 0, "loss": 1}\n{"step": 18, "wal')
+    assert_equal(go(tmp_path).state, state)
+    assert metrics(tmp_path) == metrics(folder)
+
+
+def test_finished_run_has_nothing_to_do(straight):
+    folder, state = straight
+    before = metrics(folder)
+    again = go(folder)
+    assert again.finished and metrics(folder) == before
+    assert_equal(again.state, state)
+
+
+def test_bad_loss_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError) as caught:
+        go(tmp_path, bad_step=10)
+    message = str(caught.value)
+    assert re.match(r'step 11: the loss is nan .* checkpoint 9 is kept', message)
+    assert '\n' not in message
+    weights, step = load_model(tmp_path)
+    assert step in (8, 9)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weights))
+    assert max(x['step'] for x in metrics(tmp_path)) == 10
+
+
+def test_bad_loss_at_a_checkpoint_step_is_not_saved(tmp_path):
+    with pytest.raises(NonFiniteError, match=r'^step 3: .* no checkpoint was saved'):
+        go(tmp_path, bad_step=2)
+    assert steps_on_disk(tmp_path) == []
+
+
+def test_other_model_in_the_workdir_is_refused(straight):
+    folder, _ = straight
+    config = tiny_config()
+    config.model.activation = 'swish'
+    with pytest.raises(UserError, match=r"of another model: model.activation: 'relu' -> 'swish'"):
+        go(folder, config=config)
+    longer = tiny_config(epochs=5, log_every_steps=7)
+    assert go(folder, config=longer).finished
+
+
+def test_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r'train.batch_size=6 .* 4 devices .* multiple of 4'):
+        go(tmp_path, config=tiny_config(batch_size=6))
+
+
+def test_init_from_takes_weights_and_not_the_step(straight, tmp_path):
+    folder, _ = straight
+    config = tiny_config(init_from=str(folder), epochs=1)
+    config.optim.learning_rate = config.optim.warmup_start_rate = config.optim.weight_decay = 0.0
+    state = go(tmp_path, config=config).state
+    assert int(state.step) == 4
+    assert_equal(state.params, load_model(folder)[0]['params'])
+
+
+def test_init_from_nowhere_is_one_line(tmp_path):
+    with pytest.raises(UserError, match='no checkpoint here'):
+        go(tmp_path, config=tiny_config(init_from=str(tmp_path / 'nothing')))
+
+
+def test_workdir_that_is_a_file(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'--workdir=.*file: cannot be written'):
+        loop.train(tiny_config(), tmp_path / 'file')
