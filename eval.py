@@ -10,8 +10,10 @@ tolerance makes the exit status 1.
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from spinenet_jax import launch
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -20,20 +22,12 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step
 _OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; the workdir by default.')
 
 
-def main(argv: list[str]) -> None:
-    """Loads, scores, prints, writes."""
-    from spinenet_jax.errors import UserError
-
-    try:
-        if len(argv) > 1:
-            raise UserError(f'what is {argv[1]!r}? Flags start with --')
-        failures = evaluate()
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+def main() -> int:
+    """Exit status 0: done; 1: not the numbers that the config expects; 2: a user's mistake."""
+    failures = evaluate()
     if failures:
         print(f'regression: {"; ".join(failures)}', file=sys.stderr)
-        sys.exit(1)
+    return 1 if failures else 0
 
 
 def evaluate() -> list[str]:
@@ -61,4 +55,4 @@ def evaluate() -> list[str]:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

@@ -9,8 +9,10 @@ with a score.
 import json
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from spinenet_jax import launch
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -20,19 +22,8 @@ _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step
 _SCORE = flags.DEFINE_float('score', 0.3, 'Lowest score to draw; the JSON holds all.', 0.0, 1.0)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Finds the images, loads the model, writes what it sees."""
-    from spinenet_jax.errors import UserError
-
-    try:
-        predict([*_IMAGES.value, *argv[1:]])  # an unquoted glob leaves further files in argv
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
-def predict(patterns: list[str]) -> None:
-    """Does the work."""
     import cv2
     from etils import epath
     from tqdm import tqdm
@@ -41,9 +32,9 @@ def predict(patterns: list[str]) -> None:
     from spinenet_jax.errors import UserError
     from spinenet_jax.training.distributed import use_compilation_cache
 
-    if not patterns:
+    if not _IMAGES.value:
         raise UserError("--images is missing: give a file, a glob such as 'a/*.jpg', or a folder")
-    paths = prediction.find_images(patterns)
+    paths = prediction.find_images(_IMAGES.value)
     use_compilation_cache()
     config = _CONFIG.value or inference.read_config(_WORKDIR.value)
     trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
@@ -66,4 +57,4 @@ def predict(patterns: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

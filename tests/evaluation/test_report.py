@@ -1,0 +1,64 @@
+"""What is printed and written after an evaluation."""
+
+import json
+
+import pytest
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.report import mismatches, table, write_files
+from spinenet_jax.evaluation.runner import EvaluationResult
+
+DETECTION = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.0], 'score': 0.5}
+RESULT = EvaluationResult(
+    metrics={'AP': 0.25, 'AP50': 0.5},
+    per_class={'cat': 0.1, 'zebra': 0.4},
+    detections=[DETECTION],
+    images=2,
+    skipped=1,
+    seconds=3.0,
+)
+BARE = EvaluationResult({}, {}, [DETECTION], 2, 0, 3.0)
+
+
+def test_table_names_every_number_and_sorts_classes():
+    lines = table(RESULT).splitlines()
+    assert lines[0] == '2 images in 3.0 s, 1 detections'
+    assert '1 images could not be read' in lines[1]
+    assert '    AP  25.00' in lines
+    assert lines.index('zebra  40.00') < lines.index('cat    10.00')
+
+
+def test_table_says_why_there_are_no_metrics():
+    assert 'no annotations' in table(BARE)
+
+
+def test_files(tmp_path):
+    folder = tmp_path / 'new' / 'folder'
+    write_files(folder, RESULT, {'step': 7, 'split': 'val'})
+    results = json.loads((folder / 'results.json').read_text())
+    assert results == {
+        'AP': 0.25, 'AP50': 0.5, 'step': 7, 'split': 'val', 'images': 2, 'skipped': 1,
+        'per_class': {'cat': 0.1, 'zebra': 0.4},
+    }  # fmt: skip
+    assert json.loads((folder / 'detections.json').read_text()) == [DETECTION]
+
+
+def test_no_results_file_without_metrics(tmp_path):
+    write_files(tmp_path, BARE, {})
+    assert [p.name for p in tmp_path.iterdir()] == ['detections.json']
+
+
+def test_expected_numbers():
+    assert mismatches({'AP': 0.25}, {}) == []
+    assert mismatches({'AP': 0.25}, {'AP': (0.24, 0.011)}) == []
+    assert mismatches({'AP': 0.25}, {'AP': (0.24, 0.009)}) == [
+        'AP is 0.2500, expected 0.2400 +- 0.0090'
+    ]
+    assert mismatches({}, {'AP': (0.24, 0.01)})[0].startswith('AP was not measured')
+    assert mismatches({'AP': float('nan')}, {'AP': (0.24, 0.01)}) != []
+
+
+@pytest.mark.parametrize('pair', [0.3, (0.3,), ('a', 'b'), None])
+def test_expected_must_be_a_pair(pair):
+    with pytest.raises(UserError, match=r'eval\.expected\.AP'):
+        mismatches({'AP': 0.25}, {'AP': pair})
