@@ -1,0 +1,63 @@
+"""Every model of the package has its published size, by tracing alone."""
+
+import pytest
+
+from spinenet_jax.cost import Cost, model_cost
+from spinenet_jax.models.build import build_model
+from spinenet_jax.models.graph import GRAPHS, SCALING
+from spinenet_jax.models.resnet import DEPTHS
+from tests.narrow import model_config
+
+# Trainable parameters with 91 classes, of the backbone and of RetinaNet, and RetinaNet's
+# multiply-adds in billions at an image side: published figures. For R0-SP53 only that SpineNet-49
+# has 10% fewer multiply-adds is published; its figures are ours, pinned.
+SIZES = {
+    ('spinenet49', '49S', 640): (9_089_215, 11_265_942, 30.89),
+    ('spinenet49', '49', 640): (21_831_488, 28_543_383, 85.4),
+    ('spinenet49', '49', 896): (21_831_488, 28_543_383, 167.4),
+    ('spinenet49', '96', 1024): (36_262_976, 42_974_871, 265.4),
+    ('spinenet49', '143', 1280): (60_247_616, 66_959_511, 524.5),
+    ('spinenet49', '190', 1280): (126_587_664, 163_637_351, 1884.0),
+    ('r0_sp53', '49', 640): (19_344_320, 26_056_215, 94.8),
+    ('resnet_fpn', 50, 640): (27_379_264, 34_091_159, 97.0),
+    ('resnet_fpn', 101, 1024): (46_371_392, 53_083_287, 326.3),
+    ('resnet_fpn', 152, 1280): (62_015_040, 68_726_935, 630.5),
+}
+
+
+def config_of(graph, name):
+    if graph == 'resnet_fpn':
+        scaling = SCALING['49']._asdict()
+        return model_config(backbone='resnet_fpn', depth=name, num_classes=91, **scaling)
+    return model_config(graph=graph, num_classes=91, **SCALING[name]._asdict())
+
+
+@pytest.mark.parametrize(('graph', 'name', 'side'), SIZES)
+def test_size(graph, name, side):
+    costs = model_cost(build_model(config_of(graph, name), None), (side, side))
+    total = sum(costs.values(), Cost())
+    backbone, everything, billions = SIZES[graph, name, side]
+    assert costs['backbone'].parameters == backbone
+    assert total.parameters == everything
+    assert total.multiply_adds / 1e9 == pytest.approx(billions, rel=0.01)
+    assert set(costs) == {'backbone', 'class_head', 'box_head'}
+
+
+def test_no_model_is_missing():
+    assert {name for graph, name, _ in SIZES if graph == 'spinenet49'} == set(SCALING)
+    assert {graph for graph, _, _ in SIZES} == {*GRAPHS, 'resnet_fpn'}
+    assert {depth for graph, depth, _ in SIZES if graph == 'resnet_fpn'} == set(DEPTHS)
+
+
+def test_cost_by_hand():
+    # One 3x3 convolution, 3 to 4 channels, on 8x8, and a product of 4 by 5 at each position.
+    from flax import linen as nn
+
+    class Tiny(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train):
+            return nn.Dense(5, name='dense')(nn.Conv(4, (3, 3), name='conv')(x))
+
+    costs = model_cost(Tiny(), (8, 8))
+    assert costs['conv'] == Cost(3 * 9 * 4 + 4, 64 * 27 * 4, 64 * 4)
+    assert costs['dense'] == Cost(4 * 5 + 5, 64 * 4 * 5, 64 * 5)
