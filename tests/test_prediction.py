@@ -1,0 +1,130 @@
+"""From image files to records and pictures, with a detector that needs no training."""
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from spinenet_jax import prediction
+from spinenet_jax.data.batch import Category
+from spinenet_jax.errors import UserError
+from spinenet_jax.inference import Trained
+from spinenet_jax.training.step import make_eval_step
+
+CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]
+
+
+class Mean(nn.Module):
+    """The mean of each image."""
+
+    def __call__(self, images, *, train):
+        del train
+        return images.mean((1, 2, 3))
+
+
+class WholeTask:
+    """Finds one object, all of the image; the second row is padding."""
+
+    def images(self, batch):
+        return batch['image'] / 255.0
+
+    def predictions(self, outputs, batch):
+        size = batch['content_size'].astype(jnp.float32)
+        box = jnp.concatenate([jnp.zeros_like(size), size], -1)
+        count = len(outputs)
+        return {
+            'boxes': jnp.stack([box, box], 1),
+            'scores': jnp.stack([outputs, outputs], 1),
+            'classes': jnp.ones((count, 2), jnp.int32),
+            'valid': jnp.tile(jnp.array([True, False]), (count, 1)),
+        }
+
+
+@pytest.fixture(scope='module')
+def trained():
+    config = ConfigDict({'data': {'image_size': (32, 32)}, 'eval': {'batch_size': 4}})
+    return Trained(config, make_eval_step(Mean(), WholeTask()), {}, {}, 1, CATEGORIES)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six files: five images of which one is tiny, one large and one gray, and one broken."""
+    shapes = {'a.jpg': (40, 60, 3), 'b.PNG': (33, 20, 3), 'c.jpg': (900, 1300, 3), 'd.bmp': (8, 8)}
+    for name, shape in shapes.items():
+        cv2.imwrite(str(tmp_path / name), np.full(shape, 200, np.uint8))
+    (tmp_path / 'e.jpg').write_bytes((tmp_path / 'c.jpg').read_bytes()[:3000])
+    cv2.imwrite(str(tmp_path / 'f.jpg'), np.full((30, 30, 3), 100, np.uint8))
+    (tmp_path / 'notes.txt').write_text('no image')
+    return tmp_path
+
+
+def test_folders_globs_and_files(photos):
+    folder = [str(photos / n) for n in ('a.jpg', 'b.PNG', 'c.jpg', 'd.bmp', 'e.jpg', 'f.jpg')]
+    assert prediction.find_images([str(photos)]) == folder
+    assert prediction.find_images([str(photos / '[ab].*')]) == folder[:2]
+    assert prediction.find_images([folder[1], str(photos)]) == [folder[1], folder[0], *folder[2:]]
+    assert prediction.find_images([str(photos / '**' / 'd.bmp')]) == [folder[3]]
+
+
+@pytest.mark.parametrize('pattern', ['nothing/*.jpg', 'missing.jpg', '*.gif'])
+def test_a_pattern_without_images_is_refused_in_one_line(photos, pattern):
+    with pytest.raises(UserError, match='no image there') as error:
+        prediction.find_images([str(photos / pattern)])
+    assert '\n' not in str(error.value)
+
+
+def test_boxes_are_in_pixels_of_each_image(trained, photos):
+    found = list(prediction.predict(trained, prediction.find_images([str(photos)])))
+    assert [p.image is None for p in found] == [False] * 4 + [True, False]
+    assert 'truncated' in found[4].problem
+    for p in found[:4]:
+        assert p.boxes == pytest.approx(np.array([[0, 0, *p.image.shape[:2]]]), abs=0.5)
+        assert p.labels.tolist() == [1]
+    square = found[5]  # fills the network's input, so its score is its brightness
+    assert square.scores.tolist() == pytest.approx([100 / 255], abs=0.01)
+
+
+def test_no_images_gives_nothing(trained):
+    assert list(prediction.predict(trained, [])) == []
+
+
+def test_only_unreadable_images(trained, photos):
+    found = list(prediction.predict(trained, [str(photos / 'e.jpg')]))
+    assert [p.image for p in found] == [None]
+
+
+def test_records_are_coco_shaped(trained, photos):
+    records = prediction.Records(CATEGORIES)
+    for p in prediction.predict(trained, [str(photos / 'a.jpg'), str(photos / 'f.jpg')]):
+        records.add(p)
+    data = records.as_dict
+    assert data['images'][0] == {
+        'id': 1, 'file_name': str(photos / 'a.jpg'), 'height': 40, 'width': 60
+    }  # fmt: skip
+    assert data['categories'][0] == {'id': 44, 'name': 'bright'}
+    assert [(a['id'], a['image_id'], a['category_id']) for a in data['annotations']] == [
+        (1, 1, 44),
+        (2, 2, 44),
+    ]
+    assert data['annotations'][1]['bbox'] == [0, 0, 30, 30]
+
+
+def test_pictures_of_small_images_are_enlarged_and_of_large_ones_are_not(trained, photos):
+    paths = [str(photos / 'a.jpg'), str(photos / 'c.jpg')]
+    small, large = prediction.predict(trained, paths)
+    assert prediction.picture(small, {1: 'bright'}, 0.0).shape == (427, 640, 3)
+    assert prediction.picture(large, {}, 0.0).shape == (900, 1300, 3)
+
+
+def test_boxes_below_the_threshold_are_not_drawn(trained, photos):
+    (found,) = prediction.predict(trained, [str(photos / 'c.jpg')])
+    assert (prediction.picture(found, {}, 0.99) == found.image).all()
+    assert (prediction.picture(found, {}, 0.1) != found.image).any()
+
+
+def test_pictures_of_equal_names_do_not_overwrite_each_other():
+    taken = set()
+    names = [prediction.picture_name(p, taken) for p in ('a/x.jpg', 'b/x.png', 'x.jpg', 'y.jpg')]
+    assert names == ['x.jpg', 'x_2.jpg', 'x_3.jpg', 'y.jpg']
