@@ -1,0 +1,95 @@
+"""What the tests against the Model Garden share: stored outputs, models and errors."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from spinenet_jax.models.build import build_model
+from tools import oracle_cases as cases
+
+FOLDER = pathlib.Path(__file__).parents[1] / 'goldens'
+LEVELS = range(3, 8)
+
+
+@functools.cache
+def load(stage: str) -> dict[str, np.ndarray]:
+    """Every array of one stage."""
+    with np.load(FOLDER / f'{stage}.npz') as stored:
+        return dict(stored)
+
+
+def model_config(model: dict[str, Any]) -> ConfigDict:
+    """A config's `model` part for a model of `oracle_cases`."""
+    return ConfigDict(
+        {
+            'backbone': 'spinenet',
+            'graph': 'spinenet49',
+            'depth': 50,
+            'min_level': 3,
+            'max_level': 7,
+            'stochastic_depth': 0.0,
+            'dropblock_keep_prob': 1.0,
+            'dropblock_size': 7,
+            'padding': 'same',
+            'pooling': 'chain',
+            'bn_momentum': 0.99,
+            'bn_epsilon': 1e-3,
+            'dtype': 'float32',
+            'remat': False,
+            **model,
+        }
+    )
+
+
+def random_variables(module: Any, size: tuple[int, int], seed: int = 0) -> dict[str, Any]:
+    """The module's variables as `oracle_cases.weight` gives them."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    flat = flatten_dict(shapes, sep='/')
+    return unflatten_dict({k: cases.weight(k, v.shape, seed) for k, v in flat.items()}, sep='/')
+
+
+def forward(model: dict[str, Any], images: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    """{'feature3', 'logits3', 'codes3', ...} of ours for normalised f32[B,H,W,3] images."""
+    module = build_model(model_config(model), axis_name=None)
+    variables = random_variables(module, images.shape[1:3], seed)
+
+    @jax.jit
+    def run(variables, images):
+        features = module.apply(variables, images, method=lambda m, x: m.backbone(x, train=False))
+        return features, *module.apply(variables, images, train=False)
+
+    features, logits, codes = run(variables, images)
+    result = {}
+    for place, level in enumerate(LEVELS):
+        result[f'feature{level}'] = features[level]
+        result[f'logits{level}'] = logits[place]
+        result[f'codes{level}'] = codes[place]
+    return {key: np.asarray(value) for key, value in result.items()}
+
+
+def error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest difference relative to the largest value of theirs."""
+    assert ours.shape == theirs.shape, f'shape {ours.shape} here, {theirs.shape} there'
+    return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), 1e-12))
+
+
+def check(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float) -> None:
+    """Fail with every array whose `error` exceeds `tolerance`, the worst first."""
+    assert ours.keys() == theirs.keys(), f'only on one side: {sorted(ours.keys() ^ theirs.keys())}'
+    errors = {key: error(ours[key], theirs[key]) for key in theirs}
+    worst = sorted(errors, key=errors.get, reverse=True)
+    print(f'worst of {len(errors)}: {worst[0]} {errors[worst[0]]:.2e}')
+    wrong = [f'{key}: {errors[key]:.2e}' for key in worst if not errors[key] <= tolerance]
+    assert not wrong, f'{len(wrong)} of {len(errors)} arrays differ from the Model Garden: {wrong}'
+
+
+def part(stored: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays below 'prefix/', without it."""
+    below = f'{prefix}/'
+    return {key.removeprefix(below): v for key, v in stored.items() if key.startswith(below)}

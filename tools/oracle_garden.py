@@ -1,0 +1,116 @@
+"""The Model Garden's RetinaNet at any width, with its variables under our names.
+
+Imports TensorFlow and `official.vision`: runs in the environment that `make_oracle_env.sh` builds.
+"""
+
+import os
+
+os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from official.vision.configs import retinanet as garden_config
+from official.vision.modeling import factory
+from official.vision.modeling.backbones.spinenet import SpineNet
+from official.vision.tasks import retinanet as garden_task
+
+import oracle_cases as cases
+from spinenet_jax.convert import tf_names
+
+LEVELS = range(3, 8)
+
+
+def build(model: dict, size: tuple[int, int], weight_decay: float = 0.0) -> tuple:
+    """(Garden task, Keras model) of `model` (see `oracle_cases.NARROW`) for images of `size`.
+
+    Norms are the synchronised ones, as in the Garden's own SpineNet experiments.
+    """
+    experiment = garden_config.retinanet_spinenet_coco()
+    config = experiment.task
+    config.model.input_size = [*size, 3]
+    config.model.num_classes = model['num_classes']
+    config.model.anchor.anchor_size = model['anchor_size']
+    config.model.head.num_convs = model['head_convs']
+    config.model.head.num_filters = model['head_channels']
+    config.model.norm_activation.activation = model['activation']
+    config.losses.l2_weight_decay = weight_decay
+    regularizer = tf_keras.regularizers.l2(weight_decay / 2.0) if weight_decay else None
+    specs = tf_keras.layers.InputSpec(shape=[None, *size, 3])
+    norm = config.model.norm_activation
+    backbone = SpineNet(
+        input_specs=specs,
+        endpoints_num_filters=model['endpoint_channels'],
+        resample_alpha=model['resample_alpha'],
+        block_repeats=model['block_repeats'],
+        filter_size_scale=model['width'],
+        kernel_regularizer=regularizer,
+        activation=model['activation'],
+        use_sync_bn=norm.use_sync_bn,
+        norm_momentum=norm.norm_momentum,
+        norm_epsilon=norm.norm_epsilon,
+    )
+    network = factory.build_retinanet(specs, config.model, regularizer, backbone=backbone)
+    network(tf.zeros([1, *size, 3]), training=True)  # the head has no variables before
+    return garden_task.RetinaNetTask(config), network
+
+
+def variables(network: tf_keras.Model, model: dict) -> dict[str, tf.Variable]:
+    """{our path: variable} of every variable of the model."""
+    found = list(_keyed(network))
+    architecture = tf_names.Architecture(model['block_repeats'], model['head_convs'])
+    ours = {name: path for path, name in tf_names.tf2_names(architecture).items()}
+    names = tf_names.tf2_canonical((key, v.name.removesuffix(':0')) for key, v in found)
+    result = {ours[name]: variable for name, (_, variable) in zip(names, found, strict=True)}
+    if len(result) != len(network.variables):
+        raise ValueError(f'{len(result)} variables of {len(network.variables)} have a name')
+    return result
+
+
+def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
+    """Each variable with a key like that of its checkpoint."""
+
+    def leaves(key: str, layer: tf_keras.layers.Layer) -> Iterator[tuple[str, tf.Variable]]:
+        for variable in layer.variables:
+            yield f'{key}/{variable.name.removesuffix(":0").rsplit("/", 1)[1]}', variable
+
+    for layer in network.backbone.layers:
+        attributes = ('_shortcut', '_conv1', '_conv2', '_conv3')
+        attributes += ('_norm0', '_norm1', '_norm2', '_norm3')
+        parts = {name: getattr(layer, name) for name in attributes if hasattr(layer, name)}
+        for name, part in parts.items():
+            yield from leaves(f'layer_with_weights-0/{name}', part)
+        if not parts:
+            yield from leaves('layer_with_weights-0', layer)
+    head = network.head
+    for kind in ('cls', 'box'):
+        for j, conv in enumerate(getattr(head, f'_{kind}_convs')):
+            yield from leaves(f'head/_{kind}_convs/{j}', conv)
+        for place, norms in enumerate(getattr(head, f'_{kind}_norms')):
+            for j, norm in enumerate(norms):
+                yield from leaves(f'head/_{kind}_norms/{place}/{j}', norm)
+    yield from leaves('head/_classifier', head._classifier)
+    yield from leaves('head/_box_regressor', head._box_regressor)
+
+
+def assign_random(network: tf_keras.Model, model: dict, seed: int = 0) -> dict[str, tf.Variable]:
+    """Give every variable its `oracle_cases.weight`; returns `variables`."""
+    named = variables(network, model)
+    for path, variable in named.items():
+        variable.assign(cases.weight(path, tuple(variable.shape), seed))
+    return named
+
+
+def forward(network: tf_keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """{'feature3', 'logits3', 'codes3', ...} at inference for normalised f32[B,H,W,3] images."""
+    features = network.backbone(images, training=False)
+    logits, codes, _ = network.head(features, training=False)
+    result = {}
+    for level in LEVELS:
+        result[f'feature{level}'] = features[str(level)].numpy()
+        result[f'logits{level}'] = logits[str(level)].numpy()
+        result[f'codes{level}'] = codes[str(level)].numpy()
+    return result
