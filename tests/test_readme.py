@@ -1,0 +1,86 @@
+"""What README.md says exists, and its commands are commands that the scripts understand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import update_readme_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / 'README.md').read_text()
+DOCUMENTS = ('README.md', 'CONTRIBUTING.md')
+
+
+def commands():
+    """Command lines in README's code blocks that run a script of this repository."""
+    found = []
+    for block in re.findall(r'^```\n(.*?)^```', README, re.MULTILINE | re.DOTALL):
+        for line in block.replace('\\\n', ' ').splitlines():
+            for command in line.split('#')[0].split('&&'):
+                words = shlex.split(command)
+                if words[:1] == ['python'] and words[1].endswith('.py'):
+                    found.append(words)
+    return found
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_links_and_names_of_files_exist(name):
+    text = (ROOT / name).read_text()
+    links = re.findall(r'\]\((?!http)([^)#]+)', text)
+    mentioned = re.findall(r'`((?:\w+/)+|[\w/]+\.(?:py|md|txt|toml))`', text)
+    elsewhere = {'checkpoints/', 'annotations/', 'train2017/', 'val2017/', 'utils.py'}
+    elsewhere.add('benchmarks/logs/')  # made by the first benchmark
+    for path in {*links, *mentioned} - elsewhere:
+        places = (ROOT / path, ROOT / 'spinenet_jax' / path)
+        assert any(place.exists() for place in places), f'{name} names {path}'
+
+
+def test_readme_has_the_commands_it_is_about():
+    assert [c[1] for c in commands()][:1] == ['train.py']
+    assert {c[1] for c in commands()} >= {'train.py', 'eval.py', 'predict.py'}
+    assert 'pip install -r requirements-dev.txt && python -m pytest' in README
+
+
+@pytest.mark.parametrize('words', commands(), ids=lambda words: ' '.join(words[1:3]))
+def test_flags_of_commands_are_understood(words):
+    """The flags are parsed by the script itself, which is stopped before it does anything."""
+    program = (
+        'import runpy, sys\n'
+        'from spinenet_jax import launch\n'
+        f'sys.argv = {words[1:]!r}\n'
+        'launch.run = lambda main: print("parsed:", len(launch._parse(sys.argv)))\n'
+        f'runpy.run_path({words[1]!r}, run_name="__main__")\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == 'parsed: 1', done.stderr
+
+
+def test_generated_parts_come_from_their_logs(tmp_path):
+    (tmp_path / 'log.jsonl').write_text('{"a": 1.23456, "b": "x"}\n{"b": "y"}\n')
+    (tmp_path / 'log.txt').write_text('hello\n')
+    text = (
+        'before\n<!-- begin table log.jsonl: b, a -->\nold\n<!-- end -->\n'
+        '<!-- begin text log.txt -->\n<!-- end -->\n'
+        '<!-- begin text missing.txt -->\n<!-- end -->\nafter\n'
+    )
+    filled = update_readme_tables.fill(text, tmp_path)
+    assert '| b | a |\n| --- | --- |\n| x | 1.235 |\n| y |  |\n' in filled
+    assert '```\nhello\n```\n' in filled
+    assert 'missing.txt -->\n*not run*\n' in filled
+    assert filled.startswith('before\n') and filled.endswith('after\n')
+    assert update_readme_tables.fill(filled, tmp_path) == filled
+
+
+def test_logs_in_the_readme_are_up_to_date():
+    def fill(match):
+        if match[2] == 'models':  # traced; the sizes are pinned by the tests of cost.py
+            return match[0]
+        return update_readme_tables.fill(match[0], ROOT)
+
+    assert update_readme_tables.PART.sub(fill, README) == README
