@@ -42,7 +42,8 @@ def main() -> None:
     records, taken, skipped = prediction.Records(trained.categories), set(), 0
     output = epath.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
-    for found in tqdm(prediction.predict(trained, paths), total=len(paths), unit='image'):
+    predicted = prediction.predict(trained, paths)
+    for found in tqdm(predicted, total=len(paths), unit='image', disable=None):
         if found.image is None:
             tqdm.write(f'skipped {found.path}: {found.problem}', file=sys.stderr)
             skipped += 1

@@ -7,9 +7,10 @@ Running the model and mapping boxes back to the original image belong to `runner
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -151,7 +152,7 @@ class CocoEvaluator:
             self._scored = np.asarray(scorer.stats[: len(METRICS)]), per_class
         return self._scored
 
-    def _indexed(self, coco_class: type, records: list[dict[str, Any]]) -> Any:
+    def _indexed(self, coco_class: Callable[[], Any], records: list[dict[str, Any]]) -> Any:
         """A COCO object over copies of the records, numbered from 1.
 
         Both scorers mark an unmatched box with id 0, so an annotation numbered 0 would be lost;
@@ -176,12 +177,12 @@ def to_xywh(box: Sequence[float]) -> list[float]:
     return [round(v, 2) for v in (xmin, ymin, xmax - xmin, ymax - ymin)]
 
 
-def _scorer(backend: str) -> tuple[type, type]:
-    """The classes that index and score, imported only when something is scored."""
+def _scorer(backend: str) -> tuple[Callable[[], Any], Callable[..., Any]]:
+    """What indexes and what scores, imported only when something is scored; both silent."""
     if backend == 'faster':
         from faster_coco_eval import COCO, COCOeval_faster
 
-        return COCO, COCOeval_faster
+        return COCO, functools.partial(COCOeval_faster, print_function=lambda *_: None)
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -28,7 +28,7 @@ def table(result: EvaluationResult) -> str:
     lines += ['', *(f'{name:>6} {100 * value:6.2f}' for name, value in result.metrics.items())]
     classes = sorted(result.per_class.items(), key=lambda item: -item[1])[:LONGEST_CLASS_TABLE]
     if classes:
-        width = max(len(name) for name, _ in classes)
+        width = max(len('class'), *(len(name) for name, _ in classes))
         lines += ['', f'{"class":<{width}}     AP']
         lines += [f'{name:<{width}} {100 * value:6.2f}' for name, value in classes]
     return '\n'.join(lines)

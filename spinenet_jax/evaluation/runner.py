@@ -66,7 +66,7 @@ def evaluate(
       source: what to evaluate on; its position i is the batch's `index` i.
       eval_step: from `training.step.make_eval_step`: (replicated variables, batch leading with
         [local devices, B]) -> predictions and batch entries, [local devices, all rows, ...].
-      progress: whether process 0 shows a progress bar.
+      progress: whether process 0 shows a progress bar, if it has a terminal.
     """
     start = time.monotonic()
     variables = jax_utils.replicate({'params': state.params, 'batch_stats': state.batch_stats})
@@ -76,7 +76,7 @@ def evaluate(
         total=len(source),
         desc='evaluate',
         unit='image',
-        disable=not progress or jax.process_index() != 0,
+        disable=None if progress and jax.process_index() == 0 else True,  # None: on terminals only
     ) as bar:
         for rows in _predicted_rows(eval_step, variables, _batches(config, source)):
             evaluator.update(rows)

@@ -194,11 +194,14 @@ def test_both_scorers_agree_and_leave_the_ground_truth_alone():
     assert truth == untouched
 
 
-def test_scoring_prints_nothing(capsys):
-    evaluator = CocoEvaluator(ground_truth(TWO), CATEGORIES, 'pycocotools')
+def test_scoring_prints_and_logs_nothing(backend, capsys, caplog):
+    caplog.set_level('DEBUG')
+    evaluator = CocoEvaluator(ground_truth(TWO), CATEGORIES, backend)
     one(evaluator, 0, [[20, 10, 70, 110]], [0.9], [1])
     evaluator.result()
     assert capsys.readouterr().out == ''
+    assert 'recall' not in caplog.text.lower()
+    assert 'evaluate' not in caplog.text.lower()
 
 
 def test_unknown_backend_is_refused():
