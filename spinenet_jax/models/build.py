@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
 from spinenet_jax.models import graph as graphs
+from spinenet_jax.models.classifier import Classifier, TopMap
 from spinenet_jax.models.fpn import ResNetFPN
 from spinenet_jax.models.norm import Layers
 from spinenet_jax.models.resnet import DEPTHS, ResNet
@@ -37,8 +38,10 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch') -> Layers:
     return layers
 
 
-def build_backbone(config: ConfigDict, layers: Layers) -> nn.Module:
+def build_backbone(config: ConfigDict, layers: Layers, task: str = 'detection') -> nn.Module:
     """The backbone alone: f[B,H,W,3] to {level: f[B,h,w,endpoint_channels]}.
+
+    For 'classification', a ResNet gives its last map instead of a feature pyramid.
 
     Raises:
       UserError: an unknown backbone, graph, depth or pooling, or a graph that cannot be built.
@@ -53,6 +56,8 @@ def build_backbone(config: ConfigDict, layers: Layers) -> nn.Module:
     if config.backbone == 'resnet_fpn':
         _choose(DEPTHS, config.depth, 'depth')
         resnet = ResNet(config.depth, layers, width=config.width, **dropout)
+        if task == 'classification':
+            return TopMap(resnet)
         return ResNetFPN(resnet, layers, channels=config.endpoint_channels, levels=levels)
     _choose({'spinenet': None, 'resnet_fpn': None}, config.backbone, 'backbone')
     _choose({'chain': None, 'single': None}, config.pooling, 'pooling')
@@ -71,19 +76,25 @@ def build_backbone(config: ConfigDict, layers: Layers) -> nn.Module:
     )
 
 
-def build_model(config: ConfigDict, axis_name: str | None = 'batch') -> nn.Module:
-    """The detector of `config`, a config's `model` part.
+def build_model(
+    config: ConfigDict, axis_name: str | None = 'batch', task: str = 'detection'
+) -> nn.Module:
+    """The detector or classifier of `config`, a config's `model` part.
 
     Args:
       config: see `configs/common.py`.
       axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
+      task: 'detection' or 'classification'.
 
     Raises:
       UserError: one line that names the key, its value and what may stand there.
     """
     layers = build_layers(config, axis_name)
+    backbone = build_backbone(config, layers, task)
+    if task == 'classification':
+        return Classifier(backbone, config.num_classes)
     return RetinaNet(
-        build_backbone(config, layers),
+        backbone,
         layers,
         num_classes=config.num_classes,
         anchors_per_cell=ANCHORS_PER_CELL,
