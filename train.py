@@ -28,4 +28,5 @@ def main() -> int:
 
 if __name__ == '__main__':
     launch.define_flags()
+    flags.adopt_module_key_flags(launch)
     launch.run(main)

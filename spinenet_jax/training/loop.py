@@ -6,18 +6,19 @@ files by checkpoint.py, metrics.py and workdir.py.
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation import report
+from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.training import optim, workdir
-from spinenet_jax.training.checkpoint import Checkpoints, absolute, load_model, write_atomically
+from spinenet_jax.training.checkpoint import Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
 from spinenet_jax.training.feed import device_batches
 from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
@@ -44,7 +45,7 @@ def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
     checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
     Raises UserError for what the user can put right, NonFiniteError if the loss is lost.
     """
-    folder = workdir.create(workdir_path)
+    folder = workdir.create(workdir_path)  # before the data is read: it may take a while
     return run(config, folder, build_experiment(config), PreemptionWatch())
 
 
@@ -74,7 +75,7 @@ def run(
     A checkpoint is saved before the evaluation of its step, so that a run killed while evaluating
     loses nothing; on restart that evaluation is made up for.
     """
-    folder = absolute(folder)
+    folder = workdir.create(folder)
     workdir.record_config(folder, config)
     workdir.record_environment(folder)
     workdir.record_categories(folder, experiment.categories)
@@ -173,16 +174,16 @@ class _Scorer:
         if last:
             self._write_results(step, result)
 
-    def _write_results(self, step: int, result: Any) -> None:
-        """results.json: the metrics by their names, then the step and the times of this process."""
-        results = dict(result.metrics) | {
+    def _write_results(self, step: int, result: EvaluationResult) -> None:
+        """results.json and detections.json, with the times of this process."""
+        facts = {
             'step': step,
-            'per_class': dict(result.per_class),
+            'split': getattr(self._experiment.eval_source, 'name', ''),
             'wall_seconds': round(time.monotonic() - self._began, 1),
             'compile_seconds': round(self.compile_seconds, 1),
         }
-        write_atomically(self._folder / 'results.json', json.dumps(results, indent=2) + '\n')
-        write_atomically(self._folder / 'detections.json', json.dumps(result.detections))
+        report.write_files(self._folder, result, facts)
+        logging.info('%s', report.table(result))
         logging.info('results are in %s', self._folder / 'results.json')
 
 
@@ -214,8 +215,8 @@ def _restore(config: ConfigDict, checkpoints: Checkpoints, state: TrainState) ->
         return state
     source, step = load_model(config.train.init_from)
     target = {'params': state.params, 'batch_stats': state.batch_stats}
-    filled, report = transfer(target, source, config.train.init_from)
+    filled, told = transfer(target, source, config.train.init_from)
     logging.info('starting from step %d of %s:', step, config.train.init_from)
-    for line in report.lines():
+    for line in told.lines():
         logging.info('  %s', line)
     return state.replace(**filled)

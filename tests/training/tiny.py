@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from configs import common
+from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.training.experiment import Experiment
 
 CLASSES = 3
@@ -86,15 +87,6 @@ def on_devices(batch: dict[str, Any], count: int) -> dict[str, Any]:
     return {k: v.reshape(count, len(v) // count, *v.shape[1:]) for k, v in batch.items()}
 
 
-class Result(NamedTuple):
-    """What an evaluation gives, as far as the loop reads it."""
-
-    metrics: dict[str, float]
-    per_class: dict[str, float]
-    detections: list[dict[str, Any]]
-    seconds: float
-
-
 def stream(start_step: int, batch_size: int, seed: int = 0, bad_step: int = -1):
     """Endless batches of this process: its part of every global batch, in process order."""
     local, first = batch_size // jax.process_count(), jax.process_index()
@@ -105,13 +97,14 @@ def stream(start_step: int, batch_size: int, seed: int = 0, bad_step: int = -1):
         yield {k: v[first * local : (first + 1) * local] for k, v in batch.items()}
 
 
-def accuracy(state, seed: int = 99) -> Result:
+def accuracy(state, seed: int = 99) -> EvaluationResult:
     """Scores the tiny model on one fixed batch."""
     batch = batch_at(0, 64, seed)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     outputs = TinyModel(axis_name=None).apply(variables, TinyTask().images(batch), train=False)
     found = np.asarray(outputs).argmax(-1)
-    return Result({'AP': float((found == batch['label']).mean())}, {}, [], 0.0)
+    score = float((found == batch['label']).mean())
+    return EvaluationResult({'AP': score}, {}, [], images=64, skipped=0, seconds=0.0)
 
 
 def tiny_config(**train):

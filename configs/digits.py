@@ -1,0 +1,47 @@
+"""A narrow SpineNet RetinaNet on the embedded data set of handwritten digits.
+
+python train.py --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config() -> ConfigDict:
+    """A quarter of SpineNet-49's width, for two CPU cores."""
+    config = common.get_config()
+
+    config.model.width = 0.25
+    config.model.resample_alpha = 0.5
+    config.model.endpoint_channels = 48
+    config.model.head_channels = 48
+    config.model.head_convs = 2
+    config.model.num_classes = 11
+    config.model.anchor_size = 3.0
+    config.model.dtype = 'float32'
+
+    config.data.source = 'digits'
+    config.data.train_split = 'train'
+    config.data.eval_split = 'val'
+    config.data.image_size = (192, 192)
+    config.data.scale_min = 0.8
+    config.data.scale_max = 1.25
+    config.data.flip = False  # a mirrored digit is none
+    config.data.max_boxes = 16
+
+    config.train.batch_size = 16
+    config.train.epochs = 12
+    config.train.log_every_steps = 25
+    config.train.checkpoint_every_steps = 250
+    config.train.eval_every_epochs = 4
+
+    config.optim.learning_rate = 0.02
+    config.optim.learning_rate_batch = 16
+    config.optim.schedule = 'cosine'
+    config.optim.warmup_epochs = 1.0
+    config.optim.warmup_start_rate = 0.001
+
+    config.eval.batch_size = 20
+    config.eval.max_candidates = 500
+    return config
