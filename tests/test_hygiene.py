@@ -35,6 +35,8 @@ ARROWS = {
     'inference': 'training tasks models data errors',
     'prediction': 'inference data evaluation visualize errors',
     'launch': 'training errors',
+    'hlo': 'errors',
+    'tpu': 'hlo cost training tasks models errors',
 }
 LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'evaluation', 'visualize')
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_ARGUMENTS = 300, 40, 90, 7
