@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     """SpineNet-49 RetinaNet on COCO with protocol B, to be specialised."""
     config = ConfigDict()
     config.seed = 0
-    config.task = 'detection'
+    config.task = 'detection'  # or 'classification'
 
     config.model = ConfigDict()
     config.model.backbone = 'spinenet'  # or 'resnet_fpn'
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.model.remat = False  # recompute blocks in the backward pass: less memory, more time
 
     config.data = ConfigDict()
-    config.data.source = 'coco'  # 'coco', 'tfds' or 'digits'
+    config.data.source = 'coco'  # one of data/build.py's SOURCES
     config.data.root = ''
     config.data.train_split = 'train2017'
     config.data.eval_split = 'val2017'
@@ -50,6 +50,11 @@ def get_config() -> ConfigDict:
     config.data.scale_max = 2.0
     config.data.flip = True
     config.data.max_boxes = 100  # an image, for training
+    config.data.crop_area_min = 0.08  # share of an image that a training crop shows;
+    config.data.crop_area_max = 1.0  # these five: classification only
+    config.data.crop_aspect_min = 3 / 4  # width over height
+    config.data.crop_aspect_max = 4 / 3
+    config.data.eval_crop = 0.875  # share of the short side that evaluation sees, at the centre
     config.data.num_threads = 0  # 0: one a core
     config.data.worker_count = 0  # 0: threads alone
 
@@ -60,6 +65,7 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every_steps = 1000
     config.train.keep_checkpoints = 2  # latest ones; the best is kept besides
     config.train.eval_every_epochs = 10
+    config.train.label_smoothing = 0.0  # of the targets; classification only
     config.train.init_from = ''  # workdir or checkpoint to take fitting weights from
 
     config.optim = ConfigDict()

@@ -31,3 +31,14 @@ def huber(errors: jax.Array, delta: float = 0.1) -> jax.Array:
     size = jnp.abs(errors)
     inner = jnp.minimum(size, delta)
     return inner * (size - 0.5 * inner)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Softmax cross-entropy of f32[...,K] logits and i32[...] labels in 0..K-1, f32[...].
+
+    With `smoothing` s in [0, 1), the target is 1 - s on the label plus s / K on each of the K
+    classes (Szegedy et al., 2016).
+    """
+    log_p = jax.nn.log_softmax(logits)
+    right = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    return -(1.0 - smoothing) * right - smoothing * jnp.mean(log_p, axis=-1)

@@ -24,3 +24,21 @@ def test_huber_figure_and_gradient():
     np.testing.assert_allclose(losses.huber(errors).mean(), 0.0615625, rtol=1e-6)
     grad = jax.grad(lambda e: losses.huber(e).sum())(errors)
     np.testing.assert_allclose(grad, [0.05, -0.1, 0.1, -0.1], rtol=1e-5)
+
+
+def test_cross_entropy_by_hand():
+    # Probabilities 1/2, 1/4, 1/4; target 0.7 + 0.1, 0.1, 0.1.
+    logits = np.log(np.array([[2.0, 1.0, 1.0]], np.float32))
+    labels = np.array([0], np.int32)
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels), [np.log(2)], rtol=1e-6)
+    want = 0.8 * np.log(2) + 0.2 * np.log(4)
+    np.testing.assert_allclose(losses.cross_entropy(logits, labels, 0.3), [want], rtol=1e-6)
+
+
+def test_cross_entropy_extremes_are_finite():
+    logits = np.array([[1e4, 0, -1e4]] * 3, np.float32)
+    labels = np.arange(3, dtype=np.int32)
+    loss = losses.cross_entropy(logits, labels, 0.1)
+    assert np.isfinite(loss).all() and loss[0] < loss[1] < loss[2]
+    grad = jax.grad(lambda x: losses.cross_entropy(x, labels, 0.1).sum())(logits)
+    assert np.isfinite(grad).all()
