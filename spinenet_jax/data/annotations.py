@@ -10,6 +10,7 @@ and an annotation is one row of numbers.
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def load_annotations(path: Path) -> AnnotationTable:
     )
 
 
-def count_line(path: Path, what: str, names: np.ndarray | list) -> str:
+def count_line(path: Path, what: str, names: Sequence) -> str:
     """A line of a report: how many, what, and the first few by name."""
-    first = ', '.join(str(name) for name in names[:5])
+    first = ', '.join('no id' if name == -1 else str(name) for name in names[:5])
     return f'{path.name}: {len(names)} {what} (first: {first})'
 
 
@@ -243,8 +244,7 @@ def _annotation_ids(path: Path, ids: np.ndarray, report: list[str]) -> np.ndarra
 def _note(path: Path, what: str, ids: np.ndarray, report: list[str]) -> None:
     """Adds a line for these annotation ids, if there are any."""
     if len(ids):
-        names = ['no id' if i < 0 else int(i) for i in ids[:5]] + [None] * (len(ids) - 5)
-        report.append(count_line(path, what, names))
+        report.append(count_line(path, what, ids.astype(np.int64)))
 
 
 def _index_of(values: np.ndarray, keys: np.ndarray) -> np.ndarray:

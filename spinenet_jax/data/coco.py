@@ -72,25 +72,26 @@ class CocoSource:
     @property
     def ground_truth(self) -> dict[str, Any] | None:
         """COCO JSON for box evaluation: all listed images, found or not; None without labels."""
-        table = self._table
-        if not table.has_annotations:
-            return None
-        owner = np.repeat(table.image_ids, np.diff(table.starts))
-        columns = (table.ids, owner, table.category_ids, table.xywh, table.area, table.is_crowd)
-        keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        return {
-            'images': [
-                {'id': i, 'file_name': name, 'height': h, 'width': w}
-                for i, name, (h, w) in zip(
-                    table.image_ids.tolist(), table.file_names, table.sizes.tolist(), strict=True
-                )
-            ],
-            'annotations': [
-                {**dict(zip(keys, row, strict=True)), 'iscrowd': int(row[-1])} for row in rows
-            ],
-            'categories': [{'id': i, 'name': name} for i, name in table.categories],
-        }
+        return ground_truth_of(self._table)
+
+
+def ground_truth_of(table: AnnotationTable) -> dict[str, Any] | None:
+    """What pycocotools needs for box evaluation, as a COCO JSON object; None without labels."""
+    if not table.has_annotations:
+        return None
+    owner = np.repeat(table.image_ids, np.diff(table.starts))
+    crowd = table.is_crowd.astype(int)
+    columns = (table.ids, owner, table.category_ids, table.xywh, table.area, crowd)
+    keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    images = zip(table.image_ids.tolist(), table.file_names, table.sizes.tolist(), strict=True)
+    return {
+        'images': [
+            {'id': i, 'file_name': name, 'height': h, 'width': w} for i, name, (h, w) in images
+        ],
+        'annotations': [dict(zip(keys, row, strict=True)) for row in rows],
+        'categories': [{'id': i, 'name': name} for i, name in table.categories],
+    }
 
 
 def _annotation_file(root: Path, split: str) -> Path:

@@ -5,6 +5,7 @@ become batches. Everything is a function of the position in one global stream of
 run resumes exactly from its step and a global batch does not depend on the number of processes.
 """
 
+import atexit
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -96,8 +97,7 @@ class _TrainImage:
 
     def __call__(self, k: int) -> Batch:
         position = self.shard.position(k)
-        order = grain.MapDataset.range(len(self.source)).shuffle(self.seed).repeat()
-        wanted = int(order[position])
+        wanted = shuffled(position, len(self.source), self.seed)
         index, record, image = _first_readable(self.source, wanted)
         rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
         aug = self.augmentation
@@ -126,6 +126,16 @@ class _EvalImage:
             return {**_empty_row(self.image_size), _FAILED: np.int32(index)}
         row = eval_example(image, self.image_size)
         return {**row, 'index': np.int32(index), _FAILED: np.int32(-1)}
+
+
+def shuffled(position: int, count: int, seed: int) -> int:
+    """Which of `count` records stands at a position of the endless shuffled stream.
+
+    Every run of `count` positions is a permutation of its own; no table is kept.
+    """
+    epoch, place = divmod(position, count)
+    key = np.random.SeedSequence((seed, epoch)).generate_state(1)[0]
+    return grain.experimental.index_shuffle(place, max_index=count - 1, seed=int(key), rounds=4)
 
 
 def train_example(
@@ -200,12 +210,20 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
 
 
 def _consume(source: Source, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Takes the column of failures out of the batches and into `source.unreadable`."""
-    for batch in batches:
-        for index in batch.pop(_FAILED).tolist():
-            if index >= 0:
-                source.unreadable.add(_failure(source, index))
-        yield batch
+    """Takes the column of failures out of the batches and into `source.unreadable`.
+
+    The reading threads stop when the consumer is done, at the latest before the interpreter goes.
+    """
+    atexit.register(batches.close)
+    try:
+        for batch in batches:
+            for index in batch.pop(_FAILED).tolist():
+                if index >= 0:
+                    source.unreadable.add(_failure(source, index))
+            yield batch
+    finally:
+        atexit.unregister(batches.close)
+        batches.close()
 
 
 def _failure(source: Source, index: int) -> str:

@@ -1,0 +1,143 @@
+"""How many training images a second does the input pipeline make on this machine?
+
+    python benchmarks/input_pipeline.py [--num_threads=2] [--worker_count=0] [--images=400]
+
+Writes a synthetic COCO directory of ~640x480 JPEGs (quality 90, a few shapes over noise), reads it
+like training at 640x640 with scale 0.5 to 2.0, and prints one JSON line, also appended to
+benchmarks/logs/input_pipeline.jsonl. COCO's own images are a little larger in bytes.
+"""
+
+import datetime
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from absl import app, flags
+
+_BATCH = flags.DEFINE_integer('batch_size', 8, 'images a batch')
+_SIZE = flags.DEFINE_integer('image_size', 640, 'height and width of the output, pixels')
+_IMAGES = flags.DEFINE_integer('images', 400, 'JPEG files to write and read')
+_STEPS = flags.DEFINE_integer('steps', 200, 'batches timed, after 20 that are not')
+_THREADS = flags.DEFINE_integer('num_threads', 0, 'reading threads, 0: one a core')
+_WORKERS = flags.DEFINE_integer('worker_count', 0, 'reading processes, 0: none')
+_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_images(root: Path, count: int) -> None:
+    """A COCO directory of `count` synthetic photographs with seven boxes each."""
+    import cv2
+    import numpy as np
+
+    (root / 'annotations').mkdir()
+    (root / 'train').mkdir()
+    images, annotations = [], []
+    for n in range(count):
+        rng = np.random.default_rng(n)
+        h, w = (480, 640) if n % 4 else (640, 480)
+        image = cv2.resize(rng.uniform(0, 255, (h // 8, w // 8, 3)), (w, h))
+        image += rng.normal(0, 12, image.shape)
+        for _ in range(7):
+            (y, x), (bh, bw) = rng.uniform(0, (h - 100, w - 100)), rng.uniform(20, 100, 2)
+            corners = (int(x), int(y)), (int(x + bw), int(y + bh))
+            cv2.rectangle(image, *corners, rng.uniform(0, 255, 3).tolist(), -1)
+            annotations.append({'image_id': n, 'category_id': 1, 'bbox': [x, y, bw, bh]})
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        cv2.imwrite(str(root / f'train/{n}.jpg'), pixels, (cv2.IMWRITE_JPEG_QUALITY, 90))
+        images.append({'id': n, 'file_name': f'{n}.jpg', 'height': h, 'width': w})
+    categories = [{'id': 1, 'name': 'rectangle'}]
+    data = {'images': images, 'annotations': annotations, 'categories': categories}
+    (root / 'annotations/instances_train.json').write_text(json.dumps(data))
+
+
+def measure(root: Path) -> dict[str, float]:
+    """Rate, CPU time and memory of training batches from `root`."""
+    from ml_collections import ConfigDict
+
+    from spinenet_jax.data.build import build_source, train_batches
+
+    config = ConfigDict(
+        {
+            'source': 'coco',
+            'root': str(root),
+            'train_split': 'train',
+            'eval_split': 'train',
+            'image_size': (_SIZE.value, _SIZE.value),
+            'scale_min': 0.5,
+            'scale_max': 2.0,
+            'flip': True,
+            'max_boxes': 100,
+            'num_threads': _THREADS.value,
+            'worker_count': _WORKERS.value,
+        }
+    )
+    source = build_source(config, 'train', 0)
+    batches = train_batches(
+        source,
+        config,
+        batch_size=_BATCH.value,
+        seed=0,
+        start_step=0,
+        process_index=0,
+        process_count=1,
+    )
+    for _ in range(20):
+        next(batches)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(_STEPS.value):
+        next(batches)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    batches.close()
+    images = _STEPS.value * _BATCH.value
+    return {
+        'images_per_s': round(images / wall, 1),
+        'cpu_ms_per_image': round(1000 * cpu / images, 2),
+        'peak_rss_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def machine() -> str:
+    """Name of the processor, from Linux where it says more than Python."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    sys.path.insert(0, str(ROOT))
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), _IMAGES.value)
+        size = sum(f.stat().st_size for f in Path(folder, 'train').iterdir())
+        result = measure(Path(folder))
+    record = {
+        'benchmark': 'input_pipeline',
+        'date': datetime.date.today().isoformat(),
+        'machine': machine(),
+        'cores': len(os.sched_getaffinity(0)),
+        'load_before': round(os.getloadavg()[0], 2),
+        'image_kb': round(size / _IMAGES.value / 1000, 1),
+        'image_size': _SIZE.value,
+        'batch_size': _BATCH.value,
+        'num_threads': _THREADS.value,
+        'worker_count': _WORKERS.value,
+        **result,
+    }
+    line = json.dumps(record)
+    print(line)
+    log = Path(_LOG.value or ROOT / 'benchmarks/logs/input_pipeline.jsonl')
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('a') as file:
+        file.write(line + '\n')
+
+
+if __name__ == '__main__':
+    app.run(main)

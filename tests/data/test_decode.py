@@ -1,0 +1,112 @@
+"""Image files: every kind becomes RGB, every damage is noticed."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from spinenet_jax.data.decode import BadImageError, decode_image, read_image, stored_size
+
+H, W = 24, 40
+
+
+def picture():
+    """Smooth RGB uint8[24,40,3], different in all corners."""
+    y, x = np.mgrid[:H, :W]
+    return np.stack([x * 6, y * 10, 255 - x * 3 - y * 4], -1).astype(np.uint8)
+
+
+def encode(kind, mode='RGB', **options):
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def rotated_exif():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # viewers turn it by 90 degrees
+    return encode('JPEG', exif=exif, quality=95)
+
+
+def sixteen_bit():
+    return cv2.imencode('.png', picture()[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+
+
+KINDS = {
+    'JPEG': (encode('JPEG', quality=95), 'RGB', 4),
+    'PNG': (encode('PNG'), 'RGB', 0),
+    'gray JPEG': (encode('JPEG', 'L', quality=95), 'L', 2),
+    'gray PNG': (encode('PNG', 'L'), 'L', 0),
+    'CMYK JPEG': (encode('JPEG', 'CMYK', quality=95), 'RGB', 4),
+    'progressive JPEG': (encode('JPEG', progressive=True, quality=95), 'RGB', 4),
+    'alpha': (encode('PNG', 'RGBA'), 'RGB', 0),
+    '16 bits': (sixteen_bit(), 'RGB', 0),
+}
+
+
+@pytest.mark.parametrize(('data', 'mode', 'tolerance'), KINDS.values(), ids=KINDS)
+def test_every_kind_becomes_rgb(data, mode, tolerance):
+    image = decode_image(data, (H, W))
+    want = np.asarray(Image.fromarray(picture()).convert(mode).convert('RGB')).astype(int)
+    assert image.dtype == np.uint8 and image.shape == (H, W, 3)
+    assert np.abs(image - want).mean() <= tolerance
+    assert stored_size(data) == (H, W)
+
+
+def test_palette_is_rgb():
+    data = encode('PNG', 'P')
+    want = np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    np.testing.assert_array_equal(decode_image(data), want)
+
+
+JPEG, PNG = encode('JPEG', quality=95), encode('PNG')
+THUMBNAIL = JPEG[:2] + b'\xff\xe1' + (len(JPEG) + 2).to_bytes(2, 'big') + JPEG + JPEG[2:]
+BAD = {
+    'empty': (b'', 'empty'),
+    'half a JPEG': (JPEG[: len(JPEG) // 2], 'truncated JPEG'),
+    'JPEG without its last byte': (JPEG[:-1], 'truncated JPEG'),
+    'half a JPEG with a whole thumbnail': (THUMBNAIL[: -len(JPEG) // 3], 'truncated JPEG'),
+    'a JPEG marker alone': (b'\xff\xd8', 'truncated JPEG'),
+    'half a PNG': (PNG[: len(PNG) // 2], 'truncated PNG'),
+    'PNG without its end': (PNG[:-12], 'truncated PNG'),
+    'text': (b'404 not found', 'not an image'),
+}
+
+
+@pytest.mark.parametrize(('data', 'reason'), BAD.values(), ids=BAD)
+def test_damage_is_noticed(data, reason):
+    with pytest.raises(BadImageError, match=reason):
+        decode_image(data, (H, W))
+
+
+def test_thumbnail_and_trailing_bytes_do_no_harm():
+    assert decode_image(THUMBNAIL + b'\0' * 9, (H, W)).shape == (H, W, 3)
+
+
+def test_orientation_follows_the_declared_size():
+    data = rotated_exif()
+    upright = decode_image(data, (W, H))
+    stored = decode_image(data, (H, W))
+    np.testing.assert_array_equal(upright, np.rot90(stored, -1))
+    np.testing.assert_array_equal(decode_image(data), upright)  # nobody says: as viewers show it
+    assert stored_size(data) == (H, W)
+
+
+@pytest.mark.parametrize('data', [JPEG, rotated_exif()], ids=['plain', 'EXIF'])
+def test_another_size_is_refused(data):
+    with pytest.raises(BadImageError, match='40x24 pixels where the annotations say 20x12'):
+        decode_image(data, (12, 20))
+
+
+def test_swapped_size_without_exif_is_refused():
+    with pytest.raises(BadImageError, match='40x24'):
+        decode_image(JPEG, (W, H))
+
+
+def test_missing_file_is_bad(tmp_path):
+    with pytest.raises(BadImageError, match='No such file'):
+        read_image(str(tmp_path / 'none.jpg'))
+    with pytest.raises(BadImageError):
+        read_image(str(tmp_path))
