@@ -33,10 +33,10 @@ def launch(folder, *flags, devices=1):
 
 
 def finish(process):
-    """Exit status and output; the errors are shown if it failed."""
+    """The words of the last line, once it has ended with status 0; else shows the errors."""
     out, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors[-3000:]
-    return out.split()
+    return out.splitlines()[-1].split()
 
 
 def wait_for_steps(folder, count=2):
