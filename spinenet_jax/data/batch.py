@@ -1,13 +1,15 @@
 """What does a reader hand over, and what does a batch hold?
 
-The types every reader (coco, tfds, digits) and the pipeline agree on, and the rule that turns
-category ids into labels. Reading, augmenting and batching are left to the other files.
+The types every reader and the pipeline agree on, and the rule that turns category ids into labels.
+Reading, augmenting and batching are left to the other files.
 
 Train batch: image uint8[B,H,W,3] RGB; content_size int32[B,2] (h, w: beyond it lies padding, which
 the device zeroes after normalisation); boxes float32[B,N,4]; labels int32[B,N]; valid bool[B,N].
 Eval batch: image, content_size, scale float32[B,2] (new size / old size, y and x), original_size
 int32[B,2] (h, w), index int32[B] (position in the source; -1: a padding row or an image that could
 not be read).
+Classification: label int32[B] in place of boxes, labels and valid, in both kinds of batches; the
+content fills the image.
 Boxes are (ymin, xmin, ymax, xmax), far edge exclusive.
 """
 
@@ -41,6 +43,15 @@ class Record(TypedDict):
     is_crowd: np.ndarray  # bool[n]
 
 
+class LabelRecord(TypedDict):
+    """One image as a reader for classification gives it: still encoded, with its label."""
+
+    image: str | bytes
+    image_id: int
+    size: tuple[int, int] | None
+    label: int  # from 1; -1 where the data set keeps it secret
+
+
 @dataclasses.dataclass
 class Unreadable:
     """Images that turned out unreadable while running; the loop polls `count` and `summary()`.
@@ -70,7 +81,10 @@ class Unreadable:
 
 
 class Source(Protocol):
-    """A data set by position: what `pipeline.py` needs of a reader."""
+    """A data set by position: what `pipeline.py` needs of a reader.
+
+    `ground_truth` is of detection alone; a reader for classification gives `LabelRecord`s.
+    """
 
     name: str
     categories: list[Category]
@@ -84,7 +98,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> Record | LabelRecord: ...
 
     def describe(self, index: int) -> str:
         """What to call record `index` in a message: a file name, or the like."""

@@ -14,6 +14,7 @@ import numpy as np
 from spinenet_jax.data.batch import Batch, LabelRecord
 
 _TRIES = 10
+_FALLBACK_SHARE = 0.875  # of the central window, where ten tries gave no other
 
 
 class Window(NamedTuple):
@@ -43,7 +44,10 @@ class RandomCrop:
     def __call__(self, record: LabelRecord, image: np.ndarray, rng: np.random.Generator) -> Batch:
         """One row of a train batch from decoded pixels uint8[h,w,3]."""
         mirrored = rng.random() < 0.5  # drawn first and always, so that the switch moves no crop
-        window = random_window(rng, image.shape[:2], self.area, self.aspect)
+        size = image.shape[:2]
+        window = random_window(rng, size, self.area, self.aspect)
+        if window is None:
+            window = central_window(size, self.image_size, _FALLBACK_SHARE)
         row = _row(record, image, window, self.image_size)
         if self.flip and mirrored:
             row['image'] = np.ascontiguousarray(row['image'][:, ::-1])
@@ -74,13 +78,13 @@ def random_window(
     size: tuple[int, int],
     area: tuple[float, float],
     aspect: tuple[float, float],
-) -> Window:
+) -> Window | None:
     """A window drawn as TensorFlow's `sample_distorted_bounding_box` does.
 
     The aspect is uniform in its range; the height is uniform between those that give the smallest
     and the largest area, or fill the image; the place is uniform. (Other libraries make the area
-    uniform, which shows larger parts.) A window outside the limits after rounding is drawn again,
-    and after ten tries the whole image is taken.
+    uniform, which shows larger parts.) A window outside the limits after rounding is drawn again.
+    None after ten tries: an image too narrow for the limits.
 
     Args:
       size: (h, w) of the image, at least 1.
@@ -99,7 +103,7 @@ def random_window(
         if low <= width * height <= high and height <= full_height and 1 <= width <= full_width:
             top = int(rng.integers(full_height - height + 1))
             return Window(top, int(rng.integers(full_width - width + 1)), height, width)
-    return Window(0, 0, full_height, full_width)
+    return None
 
 
 def central_window(size: tuple[int, int], output: tuple[int, int], share: float) -> Window:

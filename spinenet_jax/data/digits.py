@@ -57,8 +57,8 @@ def write_digits(path: Path, scenes: dict[str, int], seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}-', dir=path.parent))
     try:
-        scans, labels = _scans()
-        parts = _split_scans(labels, seed)
+        scans, labels = smoothed_scans()
+        parts = split_scans(labels, seed)
         (temporary / 'annotations').mkdir()
         for number, (split, count) in enumerate(scenes.items()):
             mine = parts[split]
@@ -78,8 +78,8 @@ def make_scene(
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One scene from the digits given: image uint8[SIZE,SIZE,3] RGB, [(label, mask bool)].
 
-    scans float32[n,s,s] as `_scans` gives them, labels int[n] 1..10. Masks hold visible pixels,
-    do not overlap and keep at least 70% of every digit.
+    scans float32[n,s,s] as `smoothed_scans` gives them, labels int[n] 1..10. Masks hold visible
+    pixels, do not overlap and keep at least 70% of every digit.
     """
     image = _background(rng)
     owner = np.full((SIZE, SIZE), -1, np.int8)
@@ -104,7 +104,7 @@ def make_scene(
     ]
 
 
-def _scans() -> tuple[np.ndarray, np.ndarray]:
+def smoothed_scans() -> tuple[np.ndarray, np.ndarray]:
     """float32[1797,n,n] in 0..1, smoothed, with an empty rim; labels 1..10 for '0'..'9'."""
     from sklearn.datasets import load_digits
 
@@ -115,7 +115,7 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
     return np.stack(fine), digits.target + 1
 
 
-def _split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def split_scans(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Which scans a split draws from: a fifth of each digit is for validation only."""
     order = np.random.default_rng(seed).permutation(len(labels))
     val = np.concatenate([order[labels[order] == k][::5] for k in np.unique(labels)])
