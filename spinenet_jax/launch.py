@@ -19,8 +19,11 @@ FLAGS = flags.FLAGS
 QUIET = ('orbax', 'grain', 'etils', 'jax')  # packages whose INFO lines are not for a user
 
 
-def define_flags() -> None:
-    """Define --config, --workdir and the three flags that join several hosts into one run."""
+def define_flags(config_required: bool = True) -> None:
+    """Define --config, --workdir and the three flags that join several hosts into one run.
+
+    config_required: False where the config of the workdir can stand in.
+    """
     config_flags.DEFINE_config_file(
         'config', None, 'Config file, with its argument: configs/retinanet.py:49-B.'
     )
@@ -32,7 +35,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer('num_processes', 0, 'Number of processes of the run, one a host.')
     flags.DEFINE_integer('process_id', -1, 'Number of this process, from 0.')
-    flags.mark_flags_as_required(['config', 'workdir'])
+    flags.mark_flags_as_required(['config', 'workdir'] if config_required else ['workdir'])
 
 
 def start_jax() -> None:

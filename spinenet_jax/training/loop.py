@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -64,89 +65,6 @@ class _Plan(NamedTuple):
         return self.evaluates(step) or (self.save_every > 0 and step % self.save_every == 0)
 
 
-def run(
-    config: ConfigDict,
-    folder: str | os.PathLike,
-    experiment: Experiment,
-    preemption: PreemptionWatch,
-) -> RunResult:
-    """The loop itself, on parts made elsewhere; see `train`.
-
-    A checkpoint is saved before the evaluation of its step, so that a run killed while evaluating
-    loses nothing; on restart that evaluation is made up for.
-    """
-    folder = workdir.create(folder)
-    workdir.record_config(folder, config)
-    workdir.record_environment(folder)
-    workdir.record_categories(folder, experiment.categories)
-    for line in experiment.reports:
-        logging.info('data: %s', line)
-    plan = _plan(config, experiment.image_count)
-    schedule = optim.learning_rate_schedule(
-        config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total
-    )
-    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    step_function = make_train_step(
-        *(experiment.model, experiment.task, optimizer, schedule),
-        seed=config.seed,
-        accumulate_steps=config.optim.accumulate_steps,
-    )
-    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
-    state = create_state(experiment.model, optimizer, experiment.task.image_size, config.seed)
-    state = _restore(config, checkpoints, state)
-    start = int(state.step)
-    log = MetricsLog(folder, start)
-    monitor = StepMonitor(
-        log,
-        start_step=start,
-        total_steps=plan.total,
-        steps_per_epoch=plan.steps_per_epoch,
-        batch_size=config.train.batch_size,
-        log_every=config.train.log_every_steps,
-    )
-    scorer = _Scorer(config, folder, experiment, checkpoints, log)
-    if start > 0 and plan.evaluates(start) and not log.has(start, 'eval/'):
-        scorer.evaluate(state, last=start == plan.total)
-    replicated = replicate(state)
-    batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
-    compiled = False
-    try:
-        with preemption:
-            for step in range(start + 1, plan.total + 1):
-                batch = next(batches)
-                began = time.monotonic()
-                replicated, metrics = step_function(replicated, batch)
-                if not compiled:
-                    compiled = True
-                    scorer.compile_seconds = time.monotonic() - began
-                    logging.info('compiled the training step in %.1f s', scorer.compile_seconds)
-                monitor.push(step, metrics)
-                stop = preemption.reached(step)
-                if not (stop or plan.saves(step)):
-                    continue
-                monitor.flush()
-                state = unreplicate(replicated)
-                checkpoints.save(state)
-                if stop:
-                    logging.info('asked to stop: saved step %d, leaving', step)
-                    return RunResult(state, finished=step == plan.total)
-                if plan.evaluates(step):
-                    scorer.evaluate(state, last=step == plan.total)
-                monitor.pause()
-        return RunResult(state, finished=True)
-    except NonFiniteError as error:
-        kept = checkpoints.latest_step
-        where = 'no checkpoint was saved before' if kept is None else f'checkpoint {kept} is kept'
-        raise NonFiniteError(f'{error}; {where}. Try a lower optim.learning_rate') from None
-    finally:
-        monitor.close()
-        log.close()
-        checkpoints.close()
-        if experiment.unreadable():
-            logging.warning('data: %s', experiment.unreadable())
-
-
 class _Scorer:
     """Evaluates and writes down what came out."""
 
@@ -187,6 +105,107 @@ class _Scorer:
         logging.info('results are in %s', self._folder / 'results.json')
 
 
+class _Helpers(NamedTuple):
+    """What the steps report to."""
+
+    checkpoints: Checkpoints
+    monitor: StepMonitor
+    scorer: _Scorer
+    preemption: PreemptionWatch
+
+
+def run(
+    config: ConfigDict,
+    folder: str | os.PathLike,
+    experiment: Experiment,
+    preemption: PreemptionWatch,
+) -> RunResult:
+    """The loop itself, on parts made elsewhere; see `train`.
+
+    A checkpoint is saved before the evaluation of its step, so that a run killed while evaluating
+    loses nothing; on restart that evaluation is made up for.
+    """
+    folder = workdir.create(folder)
+    workdir.record_config(folder, config)
+    workdir.record_environment(folder)
+    workdir.record_categories(folder, experiment.categories)
+    plan = _plan(config, experiment.image_count)
+    schedule = optim.learning_rate_schedule(
+        config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total
+    )
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+    state = create_state(experiment.model, optimizer, experiment.task.image_size, config.seed)
+    _log_start(config, experiment, plan, state)
+    state = _restore(config, checkpoints, state)
+    start = int(state.step)
+    log = MetricsLog(folder, start)
+    monitor = StepMonitor(
+        log,
+        start_step=start,
+        total_steps=plan.total,
+        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=config.train.batch_size,
+        log_every=config.train.log_every_steps,
+    )
+    scorer = _Scorer(config, folder, experiment, checkpoints, log)
+    step_function = make_train_step(
+        *(experiment.model, experiment.task, optimizer, schedule),
+        seed=config.seed,
+        accumulate_steps=config.optim.accumulate_steps,
+    )
+    try:
+        if start > 0 and plan.evaluates(start) and not log.has(start, 'eval/'):
+            scorer.evaluate(state, last=start == plan.total)
+        batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
+        helpers = _Helpers(checkpoints, monitor, scorer, preemption)
+        with preemption:
+            return _steps(state, batches, step_function, plan, helpers)
+    except NonFiniteError as error:
+        kept = checkpoints.latest_step
+        where = 'no checkpoint was saved before' if kept is None else f'checkpoint {kept} is kept'
+        raise NonFiniteError(f'{error}; {where}. Try a lower optim.learning_rate') from None
+    finally:
+        monitor.close()
+        log.close()
+        checkpoints.close()
+        if experiment.unreadable():
+            logging.warning('data: %s', experiment.unreadable())
+
+
+def _steps(
+    state: TrainState,
+    batches: Iterator[dict[str, jax.Array]],
+    step_function: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    plan: _Plan,
+    helpers: _Helpers,
+) -> RunResult:
+    """From the state's step to the last, or to where the run is asked to stop."""
+    replicated = replicate(state)
+    start = int(state.step)
+    for step in range(start + 1, plan.total + 1):
+        batch = next(batches)
+        began = time.monotonic()
+        replicated, metrics = step_function(replicated, batch)
+        if step == start + 1:  # tracing and compiling block, running does not
+            helpers.scorer.compile_seconds = time.monotonic() - began
+            logging.info('compiled the training step in %.1f s', time.monotonic() - began)
+        helpers.monitor.push(step, metrics)
+        stop = helpers.preemption.reached(step)
+        if not (stop or plan.saves(step)):
+            continue
+        helpers.monitor.flush()
+        state = unreplicate(replicated)
+        helpers.checkpoints.save(state)
+        if stop:
+            logging.info('asked to stop: saved step %d, leaving', step)
+            return RunResult(state, finished=False)
+        if plan.evaluates(step):
+            helpers.scorer.evaluate(state, last=step == plan.total)
+        helpers.monitor.pause()
+    return RunResult(state, finished=True)
+
+
 def _plan(config: ConfigDict, image_count: int) -> _Plan:
     """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
     batch_size, micro_steps = config.train.batch_size, config.optim.accumulate_steps
@@ -202,6 +221,19 @@ def _plan(config: ConfigDict, image_count: int) -> _Plan:
         total=round(config.train.epochs * steps),
         eval_every=round(config.train.eval_every_epochs * steps),
         save_every=config.train.checkpoint_every_steps,
+    )
+
+
+def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: TrainState) -> None:
+    """What is about to be trained, on what."""
+    for line in experiment.reports:
+        logging.info('data: %s', line)
+    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
+    logging.info(
+        '%s parameters, %d images, %d steps of %d images on %d x %s',
+        f'{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}',
+        *(experiment.image_count, plan.total, config.train.batch_size),
+        *(jax.device_count(), jax.devices()[0].device_kind),
     )
 
 
