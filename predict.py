@@ -1,9 +1,10 @@
-"""Detects objects on your own photos.
+"""Detects objects on your own photos, or names their classes.
 
     python predict.py --workdir=runs/digits --images='photos/*.jpg' --output=out/
 
-Writes a picture with boxes for each image, and predictions.json: COCO's format, each annotation
-with a score.
+A detector writes a picture with boxes for each image, and predictions.json: COCO's format, each
+annotation with a score. A classifier prints the five best classes of each image, and writes them
+to predictions.json.
 """
 
 import json
@@ -39,7 +40,9 @@ def main() -> None:
     config = _CONFIG.value or inference.read_config(_WORKDIR.value)
     trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
-    records, taken, skipped = prediction.Records(trained.categories), set(), 0
+    classify = trained.config.task == 'classification'
+    kind = prediction.ClassRecords if classify else prediction.Records
+    records, taken, skipped = kind(trained.categories), set(), 0
     output = epath.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     predicted = prediction.predict(trained, paths)
@@ -49,12 +52,16 @@ def main() -> None:
             skipped += 1
             continue
         records.add(found)
+        if classify:
+            tqdm.write(records.last_line())
+            continue
         drawn = prediction.picture(found, names, _SCORE.value)
         encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
         (output / prediction.picture_name(found.path, taken)).write_bytes(encoded)
     (output / 'predictions.json').write_text(json.dumps(records.as_dict))
     done = len(paths) - skipped
-    print(f'{done} images, {skipped} skipped: pictures and predictions.json in {output}')
+    files = 'predictions.json' if classify else 'pictures and predictions.json'
+    print(f'{done} images, {skipped} skipped: {files} in {output}')
 
 
 if __name__ == '__main__':

@@ -107,7 +107,8 @@ def main() -> None:
         config = config_flag.value
         size = tuple(config.data.image_size)
         print(f'one image of {size[0]} x {size[1]} pixels, at inference')
-        print(table(model_cost(build_model(config.model, axis_name=None), size)))
+        model = build_model(config.model, axis_name=None, task=config.task)
+        print(table(model_cost(model, size)))
 
     app.run(run)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spinenet_jax.data.batch import Category
+from spinenet_jax.data.build import check_task
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
@@ -71,7 +72,9 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
         if not categories:
             raise UserError(f'{workdir}: no categories.json, so set --config.model.num_classes')
         config.model.num_classes = 1 + max(c.label for c in categories)
-    model, task = build_model(config.model, axis_name=AXIS), build_task(config)
+    check_task(config.data, config.task)
+    task = build_task(config)
+    model = build_model(config.model, axis_name=AXIS, task=config.task)
     images = jax.ShapeDtypeStruct((1, *task.image_size, 3), jnp.float32)
     wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     _check_fits(wanted, variables, f'checkpoint {step} in {workdir}')

@@ -1,4 +1,4 @@
-"""What does a trained detector see on photos that belong to no data set?
+"""What does a trained model see on photos that belong to no data set?
 
 Finds and reads the images, runs the model in batches, and turns its rows into records and
 pictures. Loading the model is left to `inference`, drawing to `visualize`.
@@ -15,15 +15,16 @@ import jax
 import numpy as np
 from flax import jax_utils
 
+from spinenet_jax.data.batch import NO_RECORD
+from spinenet_jax.data.build import eval_row
 from spinenet_jax.data.decode import BadImageError, read_image
-from spinenet_jax.data.pipeline import eval_example
+from spinenet_jax.data.image_folder import SUFFIXES
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.coco import to_xywh
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.inference import Trained
 from spinenet_jax.visualize import draw_detections, fit
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 SMALLEST_PICTURE = 640  # pixels of the longer side; below it, labels would hide the image
 
 
@@ -34,7 +35,8 @@ class Prediction:
     Attributes:
       path: of the image file.
       image: u8[h,w,3] RGB, turned upright as its EXIF tag says; None if it could not be read.
-      boxes: f32[D,4] (ymin, xmin, ymax, xmax) in pixels of `image`, best first.
+      boxes: f32[D,4] (ymin, xmin, ymax, xmax) in pixels of `image`, best first; None where the
+        model only names classes.
       scores: f32[D] in [0, 1].
       labels: i32[D], from 1.
       problem: why the image could not be read, '' if it was.
@@ -42,7 +44,7 @@ class Prediction:
 
     path: str
     image: np.ndarray | None
-    boxes: np.ndarray
+    boxes: np.ndarray | None
     scores: np.ndarray
     labels: np.ndarray
     problem: str = ''
@@ -74,7 +76,7 @@ def find_images(patterns: Iterable[str]) -> list[str]:
 
 
 def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
-    """Detects on image files, in order; a file that cannot be read gives a row with `problem`.
+    """Runs on image files, in order; a file that cannot be read gives a row with `problem`.
 
     Args:
       trained: the model; `eval.batch_size` of its config is the largest batch over all devices.
@@ -114,7 +116,7 @@ def picture(prediction: Prediction, names: dict[int, str], score_threshold: floa
 
 
 class Records:
-    """The predictions as one COCO dict: images, categories, and annotations with a score."""
+    """Detections as one COCO dict: images, categories, and annotations with a score."""
 
     def __init__(self, categories: Sequence[Any]):
         """`categories` have label, id and name; a label without one becomes its own id."""
@@ -145,6 +147,40 @@ class Records:
             )
 
 
+class ClassRecords:
+    """The best classes of images as one dict: images, each with its classes and their scores."""
+
+    def __init__(self, categories: Sequence[Any]):
+        """`categories` have label, id and name; a label without one is named by its number."""
+        self._categories = {c.label: c for c in categories}
+        self.as_dict: dict[str, list[dict[str, Any]]] = {'images': []}
+
+    def add(self, prediction: Prediction) -> None:
+        """Adds an image and its classes, best first."""
+        height, width = prediction.image.shape[:2]
+        classes = []
+        for label, score in zip(
+            prediction.labels.tolist(), prediction.scores.tolist(), strict=True
+        ):
+            known = self._categories.get(label)
+            classes.append(
+                {
+                    'id': known.id if known else label,
+                    'name': known.name if known else str(label),
+                    'score': round(score, 6),
+                }
+            )
+        self.as_dict['images'].append(
+            {'file_name': prediction.path, 'height': height, 'width': width, 'classes': classes}
+        )
+
+    def last_line(self) -> str:
+        """The image added last, as a line to print: its path, and the classes with their scores."""
+        image = self.as_dict['images'][-1]
+        classes = ', '.join(f'{c["name"]} {c["score"]:.3f}' for c in image['classes'])
+        return f'{image["file_name"]}: {classes}'
+
+
 def picture_name(path: str, taken: set[str]) -> str:
     """A name for the picture of `path` that is not in `taken`, and is added to it."""
     stem = os.path.splitext(os.path.basename(path))[0]
@@ -157,7 +193,7 @@ def picture_name(path: str, taken: set[str]) -> str:
 
 
 def _read(path: str) -> Prediction:
-    """The image without detections yet."""
+    """The image without anything found in it yet."""
     nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
     try:
         return Prediction(path, read_image(path), *nothing)
@@ -167,11 +203,12 @@ def _read(path: str) -> Prediction:
 
 def _run(
     trained: Trained, variables: Any, images: list[np.ndarray], size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
     """Boxes in pixels of each image, scores and labels; the batch is filled with blank rows."""
     if not images:
         return
-    examples = [eval_example(image, trained.config.data.image_size) for image in images]
+    to_row = eval_row(trained.config.data)
+    examples = [to_row(NO_RECORD, image) for image in images]
     examples += [{k: np.zeros_like(v) for k, v in examples[0].items()}] * (size - len(images))
     devices = jax.local_device_count()
     batch = {
@@ -181,6 +218,10 @@ def _run(
     result = trained.eval_step(variables, batch)
     result = {k: np.asarray(a.addressable_data(0)).reshape(a.shape[1:]) for k, a in result.items()}
     result = {name: array[: len(images)] for name, array in result.items()}
+    if 'boxes' not in result:
+        for scores, classes in zip(result['scores'], result['classes'], strict=True):
+            yield None, scores, classes
+        return
     boxes = to_original_pixels(result['boxes'], result['scale'], result['original_size'])
     for row, valid in enumerate(result['valid']):
         yield boxes[row][valid], result['scores'][row][valid], result['classes'][row][valid]

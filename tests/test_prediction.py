@@ -13,6 +13,11 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.inference import Trained
 from spinenet_jax.training.step import make_eval_step
 
+SETTINGS = {
+    'task': 'detection',
+    'data': {'source': 'coco', 'image_size': (32, 32)},
+    'eval': {'batch_size': 4},
+}
 CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]
 
 
@@ -44,7 +49,7 @@ class WholeTask:
 
 @pytest.fixture(scope='module')
 def trained():
-    config = ConfigDict({'data': {'image_size': (32, 32)}, 'eval': {'batch_size': 4}})
+    config = ConfigDict(SETTINGS)
     return Trained(config, make_eval_step(Mean(), WholeTask()), {}, {}, 1, CATEGORIES)
 
 

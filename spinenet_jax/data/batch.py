@@ -52,6 +52,10 @@ class LabelRecord(TypedDict):
     label: int  # from 1; -1 where the data set keeps it secret
 
 
+# Stands for an image that belongs to no data set.
+NO_RECORD = LabelRecord(image=b'', image_id=-1, size=None, label=-1)
+
+
 @dataclasses.dataclass
 class Unreadable:
     """Images that turned out unreadable while running; the loop polls `count` and `summary()`.

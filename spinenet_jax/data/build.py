@@ -8,8 +8,38 @@ from typing import Any
 
 from spinenet_jax.data.batch import Batch, Source
 from spinenet_jax.data.coco import CocoSource
-from spinenet_jax.data.pipeline import Augmentation, Reading, Shard, eval_iterator, train_iterator
+from spinenet_jax.data.crops import CentralCrop, RandomCrop
+from spinenet_jax.data.image_folder import ImageFolder
+from spinenet_jax.data.pipeline import (
+    Augmentation,
+    EvalRow,
+    Reading,
+    Shard,
+    TrainRow,
+    WholeImage,
+    eval_iterator,
+    train_iterator,
+)
 from spinenet_jax.errors import UserError
+
+# data.source, and the task that it has the annotations for.
+SOURCES = {
+    'coco': 'detection',
+    'tfds': 'detection',
+    'digits': 'detection',
+    'image_folder': 'classification',
+    'tfds_labels': 'classification',
+    'digit_scans': 'classification',
+}
+
+
+def check_task(data_config: Any, task: str) -> None:
+    """UserError where the data has no annotations for the task; an unknown task passes."""
+    if task in SOURCES.values() and _task(data_config) != task:
+        fitting = ', '.join(name for name, known in SOURCES.items() if known == task)
+        raise UserError(
+            f'data.source "{data_config.source}" has nothing for task "{task}": want {fitting}'
+        )
 
 
 def build_source(data_config: Any, split: str, num_classes: int) -> Source:
@@ -18,29 +48,45 @@ def build_source(data_config: Any, split: str, num_classes: int) -> Source:
     `num_classes` counts the model's channels with background, 0 for as many as the data needs.
     Writes the digits data set on first use. UserError says what is wrong with the data.
     """
-    role = split
-    split = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
-    if data_config.source == 'coco':
-        source = CocoSource(data_config.root, split, num_classes)
-    elif data_config.source == 'digits':
-        from spinenet_jax.data.digits import ensure_digits
-
-        source = CocoSource(ensure_digits(data_config.root), split, num_classes)
-    elif data_config.source == 'tfds':
-        from spinenet_jax.data.tfds import TfdsSource
-
-        source = TfdsSource(
-            data_config.tfds_name,
-            split,
-            data_dir=data_config.root,
-            annotations=data_config.annotations,
-            num_classes=num_classes,
-        )
-    else:
-        raise UserError(f'data.source is "{data_config.source}": want coco, tfds or digits')
-    if role == 'train':
+    name = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
+    if _task(data_config) == 'classification':
+        return _labels_source(data_config, name, num_classes)
+    source = _boxes_source(data_config, name, num_classes)
+    if split == 'train':
         _check_for_training(source, data_config.max_boxes)
     return source
+
+
+def _boxes_source(data_config: Any, split: str, num_classes: int) -> Source:
+    """A reader for detection."""
+    if data_config.source == 'coco':
+        return CocoSource(data_config.root, split, num_classes)
+    if data_config.source == 'digits':
+        from spinenet_jax.data.digits import ensure_digits
+
+        return CocoSource(ensure_digits(data_config.root), split, num_classes)
+    from spinenet_jax.data.tfds import TfdsSource
+
+    return TfdsSource(
+        data_config.tfds_name,
+        split,
+        data_dir=data_config.root,
+        annotations=data_config.annotations,
+        num_classes=num_classes,
+    )
+
+
+def _labels_source(data_config: Any, split: str, num_classes: int) -> Source:
+    """A reader for classification."""
+    if data_config.source == 'image_folder':
+        return ImageFolder(data_config.root, split, data_config.train_split, num_classes)
+    if data_config.source == 'digit_scans':
+        from spinenet_jax.data.digit_scans import DigitScans
+
+        return DigitScans(split, num_classes)
+    from spinenet_jax.data.tfds_labels import TfdsLabels
+
+    return TfdsLabels(data_config.tfds_name, split, data_config.root, num_classes)
 
 
 def train_batches(
@@ -58,20 +104,8 @@ def train_batches(
     `batch_size` is this process's. The stream is a function of `seed` alone, and global batch s
     holds the same images in the same order for any number of processes.
     """
-    augmentation = Augmentation(
-        image_size=_image_size(data_config),
-        scale_min=data_config.scale_min,
-        scale_max=data_config.scale_max,
-        flip=data_config.flip,
-        max_boxes=data_config.max_boxes,
-    )
-    if not 0 < augmentation.scale_min <= augmentation.scale_max:
-        raise UserError(
-            f'data.scale_min={augmentation.scale_min} and data.scale_max={augmentation.scale_max}: '
-            'want 0 < scale_min <= scale_max'
-        )
     shard = Shard(batch_size, process_index, process_count, start_step)
-    return train_iterator(source, augmentation, shard, _reading(data_config), seed)
+    return train_iterator(source, _train_row(data_config), shard, _reading(data_config), seed)
 
 
 def eval_batches(
@@ -79,7 +113,45 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Every image once (see batch.py), the same number of batches on every process."""
     shard = Shard(batch_size, process_index, process_count)
-    return eval_iterator(source, _image_size(data_config), shard, _reading(data_config))
+    return eval_iterator(source, eval_row(data_config), shard, _reading(data_config))
+
+
+def eval_row(data_config: Any) -> EvalRow:
+    """How a decoded image becomes what the model sees in evaluation and prediction."""
+    size = _image_size(data_config)
+    if _task(data_config) == 'detection':
+        return WholeImage(size)
+    if not 0 < data_config.eval_crop <= 1:
+        raise UserError(f'data.eval_crop={data_config.eval_crop}: want a share in (0, 1]')
+    return CentralCrop(size, data_config.eval_crop)
+
+
+def _train_row(data_config: Any) -> TrainRow:
+    """How a decoded image becomes what the model is trained on."""
+    size = _image_size(data_config)
+    if _task(data_config) == 'classification':
+        area = _range(data_config, 'crop_area_min', 'crop_area_max')
+        if area[1] > 1:
+            raise UserError(f'data.crop_area_max={area[1]}: want at most 1, the whole image')
+        aspect = _range(data_config, 'crop_aspect_min', 'crop_aspect_max')
+        return RandomCrop(size, area, aspect, data_config.flip)
+    scale_min, scale_max = _range(data_config, 'scale_min', 'scale_max')
+    return Augmentation(size, scale_min, scale_max, data_config.flip, data_config.max_boxes)
+
+
+def _range(data_config: Any, low: str, high: str) -> tuple[float, float]:
+    """Two fields that must be positive and in order."""
+    a, b = data_config[low], data_config[high]
+    if not 0 < a <= b:
+        raise UserError(f'data.{low}={a} and data.{high}={b}: want 0 < {low} <= {high}')
+    return a, b
+
+
+def _task(data_config: Any) -> str:
+    """The task that the data has annotations for."""
+    if data_config.source not in SOURCES:
+        raise UserError(f'data.source is "{data_config.source}": want {", ".join(SOURCES)}')
+    return SOURCES[data_config.source]
 
 
 def _image_size(data_config: Any) -> tuple[int, int]:

@@ -8,18 +8,24 @@ run resumes exactly from its step and a global batch does not depend on the numb
 import atexit
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
 
 from spinenet_jax.data import transforms
-from spinenet_jax.data.batch import Batch, Record, Source, pad_boxes
+from spinenet_jax.data.batch import NO_RECORD, Batch, Record, Source, pad_boxes
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 100
 _FAILED = 'unreadable'  # column that tells the consumer which record could not be read, -1: none
+
+
+# How one decoded image becomes one row of a batch; the eval row lacks `index`.
+TrainRow = Callable[[Any, np.ndarray, np.random.Generator], Batch]
+EvalRow = Callable[[Any, np.ndarray], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,29 @@ class Augmentation:
     scale_max: float
     flip: bool
     max_boxes: int
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Batch:
+        """One row of a train batch from decoded pixels uint8[h,w,3]."""
+        draws = transforms.sample_draws(rng, self.scale_min, self.scale_max, self.flip)
+        return train_example(record, image, self, draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """How evaluation images are placed: as large as fits into `image_size` (h, w), aspect kept."""
+
+    image_size: tuple[int, int]
+
+    def __call__(self, record: Any, image: np.ndarray) -> Batch:
+        """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
+        del record
+        placement = transforms.place(image.shape[:2], self.image_size, transforms.Draws())
+        return {
+            'image': transforms.place_image(image, placement, self.image_size),
+            'content_size': np.int32(placement.content_size),
+            'scale': placement.scale,
+            'original_size': np.int32(image.shape[:2]),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +87,7 @@ class Reading:
 
 
 def train_iterator(
-    source: Source, augmentation: Augmentation, shard: Shard, reading: Reading, seed: int
+    source: Source, to_row: TrainRow, shard: Shard, reading: Reading, seed: int
 ) -> Iterator[Batch]:
     """Endless training batches of this process from `shard.start_step` on.
 
@@ -66,15 +95,15 @@ def train_iterator(
     replaced by the next readable record of the source and counted in `source.unreadable`; a
     hundred in a row raise UserError.
     """
-    load = _TrainImage(source, augmentation, shard, seed)
+    load = _TrainImage(source, to_row, shard, seed)
     stream = grain.MapDataset.range(2**40).map(load)
     return _consume(source, _batches(stream, shard.batch_size, reading))
 
 
 def eval_iterator(
-    source: Source, image_size: tuple[int, int], shard: Shard, reading: Reading
+    source: Source, to_row: EvalRow, shard: Shard, reading: Reading
 ) -> Iterator[Batch]:
-    """Every image once, in order, scaled to fit; the last batches are filled with rows index -1.
+    """Every image once, in order; the last batches are filled with rows index -1.
 
     The number of batches is the same on every process. An image that cannot be read is a row with
     index -1 as well, counted in `source.unreadable`.
@@ -82,7 +111,7 @@ def eval_iterator(
     global_batch = shard.batch_size * shard.process_count
     steps = -(-len(source) // global_batch)
     stream = grain.MapDataset.range(steps * shard.batch_size)
-    stream = stream.map(_EvalImage(source, image_size, shard))
+    stream = stream.map(_EvalImage(source, to_row, shard))
     return _consume(source, _batches(stream, shard.batch_size, reading))
 
 
@@ -91,7 +120,7 @@ class _TrainImage:
     """k -> the k-th training image of this process."""
 
     source: Source
-    augmentation: Augmentation
+    to_row: TrainRow
     shard: Shard
     seed: int
 
@@ -100,9 +129,7 @@ class _TrainImage:
         wanted = shuffled(position, len(self.source), self.seed)
         index, record, image = _first_readable(self.source, wanted)
         rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
-        aug = self.augmentation
-        draws = transforms.sample_draws(rng, aug.scale_min, aug.scale_max, aug.flip)
-        example = train_example(record, image, aug, draws)
+        example = self.to_row(record, image, rng)
         example[_FAILED] = np.int32(-1 if index == wanted else wanted)
         return example
 
@@ -112,19 +139,19 @@ class _EvalImage:
     """k -> the k-th evaluation row of this process."""
 
     source: Source
-    image_size: tuple[int, int]
+    to_row: EvalRow
     shard: Shard
 
     def __call__(self, k: int) -> Batch:
         index = self.shard.position(k)
         if index >= len(self.source):
-            return {**_empty_row(self.image_size), _FAILED: np.int32(-1)}
+            return {**_empty_row(self.to_row), _FAILED: np.int32(-1)}
         try:
             record = self.source[index]
             image = read_image(record['image'], record['size'])
         except BadImageError:
-            return {**_empty_row(self.image_size), _FAILED: np.int32(index)}
-        row = eval_example(image, self.image_size)
+            return {**_empty_row(self.to_row), _FAILED: np.int32(index)}
+        row = self.to_row(record, image)
         return {**row, 'index': np.int32(index), _FAILED: np.int32(-1)}
 
 
@@ -153,26 +180,11 @@ def train_example(
     }
 
 
-def eval_example(image: np.ndarray, image_size: tuple[int, int]) -> Batch:
-    """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
-    placement = transforms.place(image.shape[:2], image_size, transforms.Draws())
-    return {
-        'image': transforms.place_image(image, placement, image_size),
-        'content_size': np.int32(placement.content_size),
-        'scale': placement.scale,
-        'original_size': np.int32(image.shape[:2]),
-    }
-
-
-def _empty_row(image_size: tuple[int, int]) -> Batch:
-    """A row that stands for no image."""
-    return {
-        'image': np.zeros((*image_size, 3), np.uint8),
-        'content_size': np.zeros(2, np.int32),
-        'scale': np.ones(2, np.float32),
-        'original_size': np.zeros(2, np.int32),
-        'index': np.int32(-1),
-    }
+def _empty_row(to_row: EvalRow) -> Batch:
+    """A row that stands for no image: zeros, and a scale that nothing is divided by zero with."""
+    row = to_row(NO_RECORD, np.zeros((1, 1, 3), np.uint8))
+    row = {name: np.zeros_like(value) for name, value in row.items()}
+    return {**row, 'scale': np.ones(2, np.float32), 'index': np.int32(-1)}
 
 
 def _first_readable(source: Source, wanted: int) -> tuple[int, Record, np.ndarray]:

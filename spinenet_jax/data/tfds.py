@@ -50,9 +50,10 @@ class TfdsSource:
         `data_dir` '' means $TFDS_DATA_DIR or ~/tensorflow_datasets. `annotations` is the path of
         the official COCO JSON of this split, or ''. `num_classes` as in `coco.CocoSource`.
         """
-        directory = _prepared_directory(name, data_dir)
+        directory = prepared_directory(name, data_dir)
         self.name = f'{name}:{split}'
-        self._data, names = _open(name, directory, split)
+        self._data, features = open_split(name, directory, split)
+        names = _label_names(directory, features)
         self._table = load_annotations(Path(annotations)) if annotations else None
         ids = _category_ids(name, names, self._table and self._table.categories)
         self.categories: list[Category] = assign_labels(
@@ -125,7 +126,7 @@ class TfdsSource:
         return (self._data[i] for i in range(len(self)))
 
 
-def _prepared_directory(name: str, data_dir: str) -> Path:
+def prepared_directory(name: str, data_dir: str) -> Path:
     """The newest prepared version of a data set."""
     base = Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
     path = base.expanduser() / name
@@ -139,19 +140,14 @@ def _prepared_directory(name: str, data_dir: str) -> Path:
     return max(versions, key=lambda v: [int(p) for p in v.name.split('.') if p.isdigit()])
 
 
-def _open(name: str, directory: Path, split: str) -> tuple[Any, list[str]]:
-    """Random access to the split with images still encoded, and the names of its labels."""
+def open_split(name: str, directory: Path, split: str) -> tuple[Any, Any]:
+    """Random access to a split with images still encoded, and the features of the data set.
+
+    UserError where there is no such split, or it cannot be read by position.
+    """
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
-    features = builder.info.features
-    try:
-        names = list(features['objects']['label'].names)
-        _ = features['image'], features['objects']['bbox']
-    except (KeyError, AttributeError, TypeError):
-        raise UserError(
-            f'{directory}: want the features image, objects/bbox and objects/label, as coco/2017'
-        ) from None
     known = list(builder.info.splits)
     if split.split('[')[0] not in known:
         raise UserError(
@@ -160,11 +156,22 @@ def _open(name: str, directory: Path, split: str) -> tuple[Any, list[str]]:
         )
     try:
         skip = {'image': tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split, decoders=skip), names
+        return builder.as_data_source(split, decoders=skip), builder.info.features
     except NotImplementedError:
         raise UserError(
             f'{directory}: not prepared as ArrayRecord, which reading by position needs: run '
             f'`tfds build {name} --file_format=array_record --overwrite`'
+        ) from None
+
+
+def _label_names(directory: Path, features: Any) -> list[str]:
+    """The names of the labels of a data set that has boxes."""
+    try:
+        _ = features['image'], features['objects']['bbox']
+        return list(features['objects']['label'].names)
+    except (KeyError, AttributeError, TypeError):
+        raise UserError(
+            f'{directory}: want the features image, objects/bbox and objects/label, as coco/2017'
         ) from None
 
 

@@ -6,13 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.classification import ClassificationEvaluator
 from spinenet_jax.evaluation.detection import DetectionEvaluator
 
 
 class Evaluator(Protocol):
     """What the runner asks of an evaluator."""
 
-    detections: list[dict[str, Any]]
+    detections: list[dict[str, Any]] | None
 
     def update(self, rows: Mapping[str, np.ndarray]) -> None:
         """Adds rows: a task's predictions and the batch's own entries, without padding."""
@@ -28,4 +29,6 @@ def build_evaluator(task_name: str, source: Any) -> Evaluator:
     """A fresh evaluator for one pass over `source`; UserError for an unknown task."""
     if task_name == 'detection':
         return DetectionEvaluator(source)
-    raise UserError(f"config.task is {task_name!r}: there is an evaluator for 'detection' only")
+    if task_name == 'classification':
+        return ClassificationEvaluator(source)
+    raise UserError(f"config.task is {task_name!r}: want 'detection' or 'classification'")

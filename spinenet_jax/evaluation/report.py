@@ -18,34 +18,35 @@ LONGEST_CLASS_TABLE = 100
 
 def table(result: EvaluationResult) -> str:
     """Metrics, then classes from best to worst, as lines to print; numbers as percentages."""
-    lines = [
-        f'{result.images} images in {result.seconds:.1f} s, {len(result.detections)} detections'
-    ]
+    lines = [f'{result.images} images in {result.seconds:.1f} s']
+    if result.detections is not None:
+        lines[0] += f', {len(result.detections)} detections'
     if result.skipped:
-        lines.append(f'{result.skipped} images could not be read and count as empty')
+        lines.append(f'{result.skipped} images could not be read and count as missed')
     if not result.metrics:
-        return '\n'.join([*lines, 'no annotations in this split: detections only, no metrics'])
+        return '\n'.join([*lines, 'no annotations in this split: no metrics'])
     lines += ['', *(f'{name:>6} {100 * value:6.2f}' for name, value in result.metrics.items())]
     classes = sorted(result.per_class.items(), key=lambda item: -item[1])[:LONGEST_CLASS_TABLE]
     if classes:
         width = max(len('class'), *(len(name) for name, _ in classes))
-        lines += ['', f'{"class":<{width}}     AP']
+        lines += ['', f'{"class":<{width}} {next(iter(result.metrics)):>6}']
         lines += [f'{name:<{width}} {100 * value:6.2f}' for name, value in classes]
     return '\n'.join(lines)
 
 
 def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping[str, Any]) -> None:
-    """Writes detections.json, and results.json where there are metrics.
+    """Writes detections.json where the task has boxes, and results.json where there are metrics.
 
     Args:
       folder: made if it is missing.
       result: its metrics stand in results.json under their usual names, a metric without ground
-        truth not at all; `per_class` holds AP by class name.
+        truth not at all; `per_class` holds the main one by class name.
       facts: further entries, such as the step and the split.
     """
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'detections.json').write_text(json.dumps(result.detections))
+    if result.detections is not None:
+        (folder / 'detections.json').write_text(json.dumps(result.detections))
     if result.metrics:
         counts = {'images': result.images, 'skipped': result.skipped}
         results = {**result.metrics, **facts, **counts, 'per_class': result.per_class}

@@ -29,10 +29,11 @@ class EvaluationResult:
     """What one evaluation found.
 
     Attributes:
-      metrics: by name, for COCO each in [0, 1]; one without ground truth is absent, and all are
-        where the split has no annotations.
+      metrics: by name, each in [0, 1]; one without ground truth is absent, and all are where the
+        split has no annotations.
       per_class: the main metric by class name.
-      detections: COCO's results format, boxes (x, y, width, height) in original pixels.
+      detections: COCO's results format, boxes (x, y, width, height) in original pixels; None for
+        a task without boxes.
       images: number of images that the model saw.
       skipped: number of images that could not be read; scored as if nothing was found in them.
       seconds: wall time, first compilation included.
@@ -40,7 +41,7 @@ class EvaluationResult:
 
     metrics: dict[str, float]
     per_class: dict[str, float]
-    detections: list[dict[str, Any]]
+    detections: list[dict[str, Any]] | None
     images: int
     skipped: int
     seconds: float

@@ -12,7 +12,7 @@ from absl import logging
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax.data.build import build_source, train_batches
+from spinenet_jax.data.build import build_source, check_task, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
@@ -49,13 +49,14 @@ def build_experiment(config: ConfigDict) -> Experiment:
 
     Raises UserError with one line for whatever the config asks for and cannot have.
     """
+    check_task(config.data, config.task)
     train = build_source(config.data, 'train', config.model.num_classes)
     if config.model.num_classes == 0:
         config.model.num_classes = 1 + max(category.label for category in train.categories)
         logging.info('model.num_classes: %d, from the data', config.model.num_classes)
     held_out = build_source(config.data, 'eval', config.model.num_classes)
-    model = build_model(config.model, axis_name=AXIS)
     task = build_task(config)
+    model = build_model(config.model, axis_name=AXIS, task=config.task)
     eval_step = make_eval_step(model, task)
 
     def batches(start_step: int) -> Iterator[Mapping[str, np.ndarray]]:

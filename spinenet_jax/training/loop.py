@@ -86,8 +86,8 @@ class _Scorer:
             logging.info('step %d is the best so far: %s %.4f', step, main, result.metrics[main])
         if jax.process_index() != 0:
             return
-        if self._config.eval.pictures and self._experiment.eval_source is not None:
-            source, count = self._experiment.eval_source, self._config.eval.pictures
+        source, count = self._experiment.eval_source, self._config.eval.pictures
+        if count and source is not None and result.detections is not None:
             write_pictures(self._folder, step, source, result.detections, count)
         if last:
             self._write_results(step, result)

@@ -106,7 +106,7 @@ def settings(batch_size):
     return ConfigDict(
         {
             'task': 'detection',
-            'data': {'image_size': (64, 64), 'num_threads': 1, 'worker_count': 0},
+            'data': {'source': 'coco', 'image_size': (64, 64), 'num_threads': 1, 'worker_count': 0},
             'eval': {'batch_size': batch_size},
         }
     )
