@@ -114,6 +114,10 @@ REFUSED = {
         r'categories\[2\]: id 3 is both "cat" and "cow"',
     ),
     'category without id': (lambda d: {**d, 'categories': [{'name': 'x'}]}, r'categories\[0\]'),
+    'image id beyond float64': (
+        lambda d: {**d, 'images': [{'id': 2**60, 'file_name': 'a'}]},
+        r'images\[0\]',
+    ),
     'annotation without image': (
         lambda d: {**d, 'annotations': [{'category_id': 3, 'bbox': [1, 2, 3, 4]}]},
         r'annotations\[0\]',
@@ -181,6 +185,25 @@ def test_ground_truth_is_what_pycocotools_reads_itself(make_coco, coco_json):
         theirs = COCO(str(root / 'annotations/instances_train.json'))
     assert ours.anns == theirs.anns
     assert ours.imgs == theirs.imgs
+
+
+def test_ids_that_are_no_numbers_are_renumbered(make_coco, coco_json):
+    rows = [{**GOOD, 'id': 'a'}, {**GOOD, 'id': None}, {**GOOD, 'id': NAN}]
+    source = CocoSource(make_coco(coco_json(1, rows)), 'train')
+    assert [a['id'] for a in source.ground_truth['annotations']] == [1, 2, 3]
+    assert source.report == []
+
+
+def test_byte_order_mark_is_skipped(make_coco, coco_json, jpeg_bytes):
+    text = chr(0xFEFF) + json.dumps(coco_json(1, [GOOD]))
+    source = CocoSource(make_coco(text, {'0.jpg': jpeg_bytes(30, 40)}), 'train')
+    assert len(source[0]['boxes']) == 1
+
+
+def test_area_comes_from_the_box_where_none_is_given(make_coco, coco_json):
+    row = {k: v for k, v in GOOD.items() if k != 'area'}
+    source = CocoSource(make_coco(coco_json(1, [row])), 'train')
+    assert source.ground_truth['annotations'][0]['area'] == 20 * 8
 
 
 def test_image_list_without_annotations(make_coco, coco_json):
