@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
         'benchmark': 'input_pipeline',
         'date': datetime.date.today().isoformat(),
         'machine': machine(),
-        'cores': len(os.sched_getaffinity(0)),
+        'cores': os.cpu_count(),
         'load_before': round(os.getloadavg()[0], 2),
         'image_kb': round(size / _IMAGES.value / 1000, 1),
         'image_size': _SIZE.value,

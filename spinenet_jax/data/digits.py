@@ -135,7 +135,7 @@ def _write_split(
         (root / split / f'{n:06d}.jpg').write_bytes(jpeg.tobytes())
         return [_annotation(label, mask) for label, mask in objects]
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor() as pool:
         objects = list(pool.map(write, range(count)))
     annotations = [(n, record) for n, records in enumerate(objects) for record in records]
     data = {

@@ -205,7 +205,7 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
     In one process only single images are read ahead, so that memory does not grow with threads
     times batch size; workers hand over whole batches.
     """
-    threads = reading.num_threads or len(os.sched_getaffinity(0))
+    threads = reading.num_threads or _cores()
     if reading.worker_count:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         batches = stream.batch(batch_size).to_iter_dataset(options)
@@ -219,6 +219,13 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
             images.batch(batch_size), prefetch_buffer_size=1
         )
     )
+
+
+def _cores() -> int:
+    """Cores this process may use; not every system tells."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _consume(source: Source, batches: Iterator[Batch]) -> Iterator[Batch]:
