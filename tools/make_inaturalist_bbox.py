@@ -1,0 +1,63 @@
+"""Builds iNaturalist-bbox from the public files of the iNaturalist 2017 competition.
+
+    python tools/make_inaturalist_bbox.py --images=/data/inat --annotations=/data/inat \
+        --output=/data/inat-bbox
+    python train.py --config=configs/classification.py:inaturalist_bbox-49 --workdir=runs/bbox \
+        --config.data.root=/data/inat-bbox
+
+Needs the unpacked train_val_images.tar.gz, train_2017_bboxes.zip and val_2017_bboxes.zip
+(github.com/visipedia/inat_comp, 2017; read its terms of use). The same command goes on where a
+stopped run was. Prints how many crops and classes there are next to the published numbers.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from tqdm import tqdm
+
+from spinenet_jax.data.inaturalist_bbox import make_folders, plan_crops, write_crops
+from spinenet_jax.errors import UserError
+
+IMAGES = flags.DEFINE_string('images', None, 'Folder with train_val_images/.', required=True)
+ANNOTATIONS = flags.DEFINE_string('annotations', None, 'Folder of the two JSON files.')
+OUTPUT = flags.DEFINE_string('output', None, 'Folder to write train/ and val/ to.', required=True)
+THREADS = flags.DEFINE_integer('threads', 0, 'Threads; 0 means one a core.', lower_bound=0)
+
+FILES = {'train': 'train_2017_bboxes.json', 'val': 'val_2017_bboxes.json'}
+PUBLISHED = {'train': 496_164, 'val': 48_736, 'classes': 2_854}  # SpineNet paper, section 5
+
+
+def build(images: Path, annotations: Path, output: Path, threads: int) -> dict[str, int]:
+    """Writes both splits; returns the numbers of crops, and of classes."""
+    plans = [plan_crops(annotations / name, split) for split, name in FILES.items()]
+    counts = {'classes': make_folders(plans, output)}
+    for plan in plans:
+        with tqdm(total=plan.image_count, desc=plan.split, unit='image') as bar:
+            result = write_crops(plan, images, output, threads=threads, progress=bar.update)
+        for line in result.report:
+            print(line)
+        counts[plan.split] = result.crops
+    return counts
+
+
+def main(argv: list[str]) -> int:
+    """Exit status 0: done; 2: a user's mistake."""
+    if len(argv) > 1:
+        print(f"error: unexpected argument '{argv[1]}'", file=sys.stderr)
+        return 2
+    images, output = Path(IMAGES.value), Path(OUTPUT.value)
+    try:
+        counts = build(images, Path(ANNOTATIONS.value or images), output, THREADS.value)
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    for name, published in PUBLISHED.items():
+        what = 'classes' if name == 'classes' else f'{name} crops'
+        agrees = 'as published' if counts[name] == published else f'published: {published:,}'
+        print(f'{counts[name]:,} {what} ({agrees})')
+    return 0
+
+
+if __name__ == '__main__':
+    app.run(main)
