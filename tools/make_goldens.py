@@ -69,8 +69,10 @@ def matching() -> Arrays:
     for name, (boxes, labels) in cases.matching().items():
         found = _label(boxes, labels, cases.MATCHING_SIZE)
         result[f'{name}/labels'] = _flat(found['cls_targets'], 1)[:, 0].astype(np.int8)
-        result[f'{name}/codes'] = _flat(found['box_targets'], 4)
-        result[f'{name}/positive'] = found['box_weights'].numpy() > 0
+        positive = found['box_weights'].numpy() > 0
+        result[f'{name}/positive'] = positive
+        # Codes of other anchors are those of an empty box; no loss ever sees them.
+        result[f'{name}/codes'] = _flat(found['box_targets'], 4) * positive[:, None]
         if found['cls_weights'].numpy().min() < 1:
             raise ValueError('an anchor is ignored')
     return result
@@ -104,7 +106,7 @@ def training() -> Arrays:
     """Losses, gradients and state over ten steps of SGD, weight decay included."""
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
     task, network = garden.build(model, cases.TRAINING_SIZE, sgd['weight_decay'])
-    named = garden.assign_random(network, model)
+    named = garden.assign_random(network, model, cases.training_weight)
     start = {path: variable.numpy() for path, variable in named.items()}
     optimizer = tf_keras.optimizers.legacy.SGD(sgd['learning_rate'], sgd['momentum'])
     result, rows = {}, []
@@ -117,7 +119,8 @@ def training() -> Arrays:
         rows.append([float(metric.result()) for metric in metrics[:3]])
         if step in (0, cases.TRAINING_STEPS - 1):
             for path, variable in named.items():
-                result[f'change{step + 1}/{path}'] = variable.numpy() - start[path]
+                if step or path.startswith('batch_stats/'):  # params: the gradient says it
+                    result[f'change{step + 1}/{path}'] = variable.numpy() - start[path]
     result['losses'] = np.array(rows, np.float32)  # total, class, box
     return result
 

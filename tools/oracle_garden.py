@@ -8,9 +8,10 @@ import os
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import oracle_cases as cases
 import tensorflow as tf
 import tf_keras
 from official.vision.configs import retinanet as garden_config
@@ -18,7 +19,6 @@ from official.vision.modeling import factory
 from official.vision.modeling.backbones.spinenet import SpineNet
 from official.vision.tasks import retinanet as garden_task
 
-import oracle_cases as cases
 from spinenet_jax.convert import tf_names
 
 LEVELS = range(3, 8)
@@ -96,11 +96,13 @@ def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
     yield from leaves('head/_box_regressor', head._box_regressor)
 
 
-def assign_random(network: tf_keras.Model, model: dict, seed: int = 0) -> dict[str, tf.Variable]:
-    """Give every variable its `oracle_cases.weight`; returns `variables`."""
+def assign_random(
+    network: tf_keras.Model, model: dict, draw: Callable[..., np.ndarray] = cases.weight
+) -> dict[str, tf.Variable]:
+    """Give every variable what `draw` (path, shape) gives; returns `variables`."""
     named = variables(network, model)
     for path, variable in named.items():
-        variable.assign(cases.weight(path, tuple(variable.shape), seed))
+        variable.assign(draw(path, tuple(variable.shape)))
     return named
 
 

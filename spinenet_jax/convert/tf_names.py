@@ -35,7 +35,7 @@ class Architecture(NamedTuple):
     Attributes:
       block_repeats: copies of each block, at least 1.
       head_convs: convolutions in each RetinaNet tower; 0 is a backbone without a head.
-      classifier: whether an image classifier's dense layer follows the backbone.
+      classifier: whether a TF1 image classifier's dense layer follows the backbone.
       levels: (lowest, highest) output level.
       graph: the backbone's blocks.
     """
@@ -76,7 +76,7 @@ def tf1_names(architecture: Architecture) -> dict[str, str]:
                 names |= _leaves(f'{ours}_head/norm{j}_{level}', norm, NORM_LEAVES)
         names |= _leaves(f'{ours}_head/predict', f'{scope}-predict', BIASED_LEAVES)
     if architecture.classifier:
-        names |= _leaves('classifier', 'classification_head/dense', BIASED_LEAVES)
+        names |= _leaves('head', 'classification_head/dense', BIASED_LEAVES)
     return names
 
 
@@ -96,8 +96,9 @@ def tf2_names(architecture: Architecture) -> dict[str, str]:
         module, _, conv = pair.conv.rpartition('/')
         if kind in ('block', 'stem_block'):
             if module != block:
-                graph_kind = 'bottleneck' if kind == 'stem_block' else architecture.graph.kinds[index]
-                block, layer = module, numbered(f'{graph_kind}_block')
+                stem = kind == 'stem_block'
+                shape = 'bottleneck' if stem else architecture.graph.kinds[index]
+                block, layer = module, numbered(f'{shape}_block')
             position = 0 if conv == 'shortcut' else int(conv[4:])
             conv_name, norm_name = f'{layer}/_{conv}', f'{layer}/_norm{position}'
         else:
@@ -142,9 +143,7 @@ def tf2_canonical(variables: Iterable[tuple[str, str]]) -> list[str | None]:
     first: dict[str, int] = {}
     for kind, number, _ in filter(None, parsed):
         first[kind] = min(first.get(kind, number), number)
-    return [
-        None if item is None else item[2].format(item[1] - first[item[0]]) for item in parsed
-    ]
+    return [None if item is None else item[2].format(item[1] - first[item[0]]) for item in parsed]
 
 
 def _tf2_parse(key: str, name: str) -> tuple[str, int, str] | None:
@@ -206,4 +205,3 @@ def _tf1_scope(kind: str, index: int, position: int) -> str:
     if kind == 'block':
         return f'spinenet/sub_policy{spec}/scale_permuted_block_{index}'
     return 'spinenet'
-

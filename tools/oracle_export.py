@@ -1,0 +1,35 @@
+"""Writes weights of ours as a checkpoint of the Model Garden's RetinaNet (object-based TF2).
+
+    SPINENET_ORACLE_PYTHON tools/oracle_export.py WEIGHTS.npz MODEL.json PREFIX
+
+Called by tools/convert_checkpoint.py --to=tf2, in the oracle's environment. WEIGHTS.npz holds
+{our path: array}; MODEL.json the `model` part of the config and 'image_size'.
+"""
+
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import oracle_garden as garden
+import tensorflow as tf
+
+
+def main(weights: str, model_json: str, prefix: str) -> None:
+    """Builds the Garden's model, fills it and saves its checkpoint items."""
+    model = json.loads(pathlib.Path(model_json).read_text())
+    _, network = garden.build(model, tuple(model['image_size']))
+    named = garden.variables(network, model)
+    with np.load(weights) as arrays:
+        if set(arrays.files) != set(named):
+            raise SystemExit(f'weights differ: {sorted(set(arrays.files) ^ set(named))[:5]}')
+        for path, variable in named.items():
+            variable.assign(arrays[path])
+    items = tf.train.Checkpoint(**network.checkpoint_items)
+    print(items.write(prefix))
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
