@@ -24,6 +24,7 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 ARROWS = {
     'errors': '',
     'visualize': '',
+    'hlo': '',
     'ops': 'errors',
     'models': 'ops errors',
     'tasks': 'models ops errors',
@@ -32,6 +33,7 @@ ARROWS = {
     'training': 'tasks models ops data evaluation visualize errors',
     'convert': 'training tasks models ops errors',
     'cost': 'training tasks models ops data errors',
+    'tpu': 'hlo cost training tasks models ops data errors',
     'inference': 'training tasks models data errors',
     'prediction': 'inference data evaluation visualize errors',
     'launch': 'training errors',

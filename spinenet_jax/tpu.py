@@ -1,0 +1,220 @@
+"""Does a configuration fit a TPU, and how fast should it be? The TPU compiler says, without a TPU.
+
+Compiles the very steps that training and evaluation run for a described topology and reads memory,
+work, expected time and collectives from the result. Needs `libtpu` (pip install libtpu), no TPU.
+"""
+
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from spinenet_jax import hlo
+from spinenet_jax.cost import model_cost
+from spinenet_jax.errors import UserError
+from spinenet_jax.tasks.build import build_task
+from spinenet_jax.training import optim
+from spinenet_jax.training.state import TrainState
+from spinenet_jax.training.step import make_eval_step, make_train_step
+
+GIB = 2**30
+
+
+class Core(NamedTuple):
+    """What JAX calls a device: a core of v2 and v3, a whole chip of the others.
+
+    Attributes:
+      memory: bytes. peak: bfloat16 operations a second (Google Cloud's TPU pages).
+      clock: cycles a second, from the peak and the size and number of the matrix units.
+    """
+
+    memory: int
+    peak: float
+    clock: float
+
+
+CORES = {
+    'v2': Core(8 * GIB, 22.5e12, 700e6),
+    'v3': Core(16 * GIB, 61.5e12, 940e6),
+    'v4': Core(32 * GIB, 275e12, 1050e6),
+    'v5e': Core(16 * GIB, 197e12, 1500e6),
+    'v5p': Core(95 * GIB, 459e12, 1750e6),
+    'v6e': Core(32 * GIB, 918e12, 1750e6),
+}
+
+
+class Program(NamedTuple):
+    """A step compiled for a topology.
+
+    Attributes:
+      executable: what `.compile()` gave, or None where the compiler found that it does not fit.
+      refusal: the compiler's line in that case, '' otherwise.
+      held: bytes a core by purpose: 'parameters', 'optimizer', 'statistics', 'batch'; unpadded.
+      seconds: compile time.
+    """
+
+    executable: Any
+    refusal: str
+    held: dict[str, int]
+    seconds: float
+
+
+def topology_devices(name: str) -> list[jax.Device]:
+    """The cores of a topology that need not exist, such as 'v3:8x8x1' (64 chips, 128 cores).
+
+    Raises:
+      UserError: libtpu is missing, or it knows no such topology.
+    """
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # do not look for a TPU in the network
+    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')  # compiling holds no TPU
+    from jax.experimental import topologies
+
+    if name.partition(':')[0] not in CORES:
+        raise UserError(f'--topology={name}: choose a chip of {", ".join(CORES)}, as in v3:8x8x1')
+    try:
+        return topologies.get_topology_desc(topology_name=name, platform='tpu').devices
+    except Exception as error:  # the plugin raises what it likes
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            f'--topology={name}: {reason} (the TPU compiler comes with: pip install "jax[tpu]")'
+        ) from error
+
+
+def _abstract_batch(
+    config: ConfigDict, keys: tuple[str, ...], batch_size: int, devices: list
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch's entries `keys` ([devices, B, ...]; see data/batch.py)."""
+    if batch_size % len(devices):
+        raise UserError(f'a batch of {batch_size} images cannot be split over {len(devices)} cores')
+    boxes = config.data.max_boxes
+    entries = {
+        'image': ((*config.data.image_size, 3), jnp.uint8),
+        'content_size': ((2,), jnp.int32),
+        'boxes': ((boxes, 4), jnp.float32),
+        'labels': ((boxes,), jnp.int32),
+        'valid': ((boxes,), jnp.bool_),
+        'label': ((), jnp.int32),
+        'scale': ((2,), jnp.float32),
+        'original_size': ((2,), jnp.int32),
+        'index': ((), jnp.int32),
+    }
+    rows = (len(devices), batch_size // len(devices))
+    return {key: jax.ShapeDtypeStruct((*rows, *entries[key][0]), entries[key][1]) for key in keys}
+
+
+def abstract_state(model: nn.Module, task: Any, optimizer: Any) -> TrainState:
+    """Shapes of the training state, not replicated."""
+
+    def draw(key):
+        images = jnp.zeros((1, *task.image_size, 3), jnp.float32)
+        variables = model.init({'params': key}, images, train=False)
+        params = variables['params']
+        stats = variables.get('batch_stats', {})
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+
+    return jax.eval_shape(draw, jax.random.key(0))
+
+
+def compile_train_step(config: ConfigDict, model: nn.Module, devices: list) -> Program:
+    """The step of `train.py` for `config`, `config.train.batch_size` images over all devices."""
+    task = build_task(config)
+    schedule = optim.learning_rate_schedule(config.optim, config.train.batch_size, 463, 162_050)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    step = make_train_step(
+        *(model, task, optimizer, schedule),
+        seed=config.seed,
+        accumulate_steps=config.optim.accumulate_steps,
+        devices=devices,
+    )
+    state = abstract_state(model, task, optimizer)
+    batch = _abstract_batch(config, task.device_keys_train, config.train.batch_size, devices)
+    return _compile(step, state, batch, len(devices))
+
+
+def compile_eval_step(config: ConfigDict, model: nn.Module, devices: list) -> Program:
+    """The step of `eval.py`, post-processing included, with `config.eval.batch_size` images."""
+    task = build_task(config)
+    step = make_eval_step(model, task, devices=devices)
+    state = abstract_state(model, task, optax.identity())
+    keys = (*task.device_keys_eval, 'scale', 'original_size', 'index')
+    batch = _abstract_batch(config, keys, config.eval.batch_size, devices)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    return _compile(step, variables, batch, len(devices))
+
+
+def _size(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _compile(step: Any, state: Any, batch: dict, cores: int) -> Program:
+    """Lower and compile `step` for a replicated `state` and a batch that is split already."""
+    names = {'params': 'parameters', 'opt_state': 'optimizer', 'batch_stats': 'statistics'}
+    parts = state if isinstance(state, dict) else vars(state)
+    held = {names[k]: _size(tree) for k, tree in parts.items() if k in names}
+    held['batch'] = _size(batch) // cores
+    replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cores, *x.shape), x.dtype), state)
+    lowered = step.lower(replicated, batch)
+    start = time.monotonic()
+    try:
+        executable, refusal = lowered.compile(), ''
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        executable, refusal = None, str(error)
+    return Program(executable, refusal, held, time.monotonic() - start)
+
+
+def memory(program: Program) -> dict[str, int]:
+    """Bytes a core: 'peak', and what it is made of.
+
+    Arguments (state and batch, with the padding of their layouts), results that do not reuse an
+    argument's memory, temporaries (activations, gradients) and the program itself. Of a step that
+    does not fit only the peak is known.
+    """
+    if program.executable is None:
+        used = re.search(r'Used ([\d.]+)([KMGT])', program.refusal)
+        unit = {'K': 2**10, 'M': 2**20, 'G': GIB, 'T': 2**40}
+        return {'peak': int(float(used[1]) * unit[used[2]])} if used else {}
+    stats = program.executable.memory_analysis()
+    parts = {
+        'arguments': stats.argument_size_in_bytes,
+        'results': stats.output_size_in_bytes - stats.alias_size_in_bytes,
+        'temporaries': stats.temp_size_in_bytes,
+        'program': stats.generated_code_size_in_bytes,
+    }
+    return {'peak': sum(parts.values()), 'donated': stats.alias_size_in_bytes, **parts}
+
+
+def network_flops(config: ConfigDict, model: nn.Module, train: bool) -> int:
+    """Operations an image needs: two a multiply-add of the network, thrice that to train it.
+
+    What the compiler adds (recomputation, padding, losses) does not count.
+    """
+    costs = model_cost(model, tuple(config.data.image_size))
+    return 2 * (3 if train else 1) * sum(cost.multiply_adds for cost in costs.values())
+
+
+def work(program: Program, unknown_trips: int = 1) -> tuple[dict[str, Any], list[hlo.Operation]]:
+    """What one step costs a core, and the operations it consists of.
+
+    Returns:
+      'flops', 'bytes' and 'bound_seconds' by XLA's cost analysis, which takes every operation at
+      the peak of the matrix unit or of the memory, whichever is slower; 'cycles', the sum of what
+      the compiler expects of every operation after it has chosen tiles and layouts, collectives
+      not included; 'collectives' by place.
+    """
+    analysis = program.executable.cost_analysis()
+    found = hlo.operations(program.executable.as_text(), unknown_trips)
+    return {
+        'flops': analysis['flops'],
+        'bytes': analysis['bytes accessed'],
+        'bound_seconds': analysis['optimal_seconds'],
+        'cycles': sum(operation.cycles for operation in found),
+        'collectives': {k: v._asdict() for k, v in hlo.collectives(found).items()},
+    }, found

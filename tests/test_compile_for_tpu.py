@@ -1,0 +1,122 @@
+"""The steps as the TPU compiler sees them, and the reading of what it says."""
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import digits
+from spinenet_jax import hlo
+from spinenet_jax.models.build import build_layers
+from spinenet_jax.models.graph import Block, Graph
+from spinenet_jax.models.retinanet import RetinaNet
+from spinenet_jax.models.spinenet import SpineNet
+
+# Two fusions of 10 and 20 cycles, a loop of three turns of 5, a loop of unknown length of 7, a
+# conditional whose branches cost 100 and 1, two collectives.
+PROGRAM = """HloModule step, is_scheduled=true
+
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %turn = f32[8]{0} fusion(%p), kind=kLoop, backend_config={"estimated_cycles":"5"}
+}
+
+%open (q: f32[8]) -> f32[8] {
+  ROOT %open_turn = f32[8]{0} fusion(%q), kind=kLoop, backend_config={"estimated_cycles":"7"}
+}
+
+%dear (r: f32[8]) -> f32[8] {
+  ROOT %slow = f32[8]{0} fusion(%r), kind=kLoop, backend_config={"estimated_cycles":"100"}
+}
+
+%cheap (s: f32[8]) -> f32[8] {
+  ROOT %fast = f32[8]{0} fusion(%s), kind=kLoop, backend_config={"estimated_cycles":"1"}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %one = bf16[2,3]{1,0:T(8,128)} fusion(%a), metadata={op_name="jit(f)/conv"}, \
+backend_config={"estimated_cycles":"10"}
+  %two = (f32[8]{0}, f32[2]{0}) fusion(%one), backend_config={"estimated_cycles":"20"}
+  %psum.1 = (f32[2,8]{1,0}, f32[2,4]{1,0}) all-reduce(%two), \
+metadata={op_name="jit(f)/jvp(RetinaNet)/stem_norm/psum"}
+  %psum.2 = f32[10]{0} all-reduce(%two), metadata={op_name="jit(f)/psum"}
+  %loop = f32[8]{0} while(%a), condition=%c, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %endless = f32[8]{0} while(%a), condition=%c, body=%open
+  ROOT %end = f32[8]{0} conditional(%a, %a), branch_computations={%dear, %cheap}
+}
+"""
+
+
+def test_operations_count_loops_and_the_usual_branch():
+    found = {o.name: o for o in hlo.operations(PROGRAM, unknown_trips=4)}
+    assert found['one'].cycles == 10 and found['one'].source == 'jit(f)/conv'
+    assert found['one'].output_bytes == 2 * 3 * 2
+    assert (found['turn'].cycles, found['turn'].times) == (15, 3)
+    assert found['open_turn'].cycles == 28
+    assert 'fast' in found and 'slow' not in found
+    assert sum(o.cycles for o in found.values()) == 10 + 20 + 15 + 28 + 1
+
+
+def test_collectives_by_place():
+    got = hlo.collectives(hlo.operations(PROGRAM))
+    assert got == {
+        'forward': hlo.Collectives(1, 4 * (2 * 8 + 2 * 4)),
+        'other': hlo.Collectives(1, 40),
+    }
+
+
+def small_config() -> ConfigDict:
+    """The digits config with two levels, for a backbone of two blocks."""
+    config = digits.get_config()
+    config.model.update({'max_level': 4, 'dtype': 'bfloat16', 'head_convs': 1})
+    config.data.image_size = (64, 64)
+    return config
+
+
+def small_detector(config: ConfigDict, axis_name: str | None = 'batch') -> RetinaNet:
+    """A stem, two blocks and two heads: every kind of layer, in a program that compiles soon."""
+    layers = build_layers(config.model, axis_name)
+    graph = Graph('two', (Block(3, 'residual', (0, 1), True), Block(4, 'bottleneck', (1, 2), True)))
+    backbone = SpineNet(graph, layers, width=0.125, endpoint_channels=16, levels=(3, 4))
+    return RetinaNet(backbone, layers, config.model.num_classes, head_channels=16, head_convs=1)
+
+
+@pytest.fixture(scope='module')
+def program():
+    pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
+    from spinenet_jax import tpu
+
+    config = small_config()
+    config.train.batch_size = 16
+    devices = tpu.topology_devices('v3:2x2x1')
+    assert len(devices) == 8
+    return tpu.compile_train_step(config, small_detector(config), devices)
+
+
+def test_state_is_not_held_twice(program):
+    from spinenet_jax import tpu
+
+    memory = tpu.memory(program)
+    state = sum(program.held[k] for k in ('parameters', 'optimizer', 'statistics'))
+    assert memory['donated'] >= state
+    assert memory['results'] < 64 * 1024  # the metrics
+
+
+def test_collectives_are_few(program):
+    from spinenet_jax import tpu
+
+    figures, found = tpu.work(program)
+    config = small_config()
+    variables = jax.eval_shape(
+        lambda: small_detector(config).init(
+            jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)), train=False
+        )
+    )
+    norms = len(jax.tree.leaves(variables['batch_stats'])) // 2
+    places = figures['collectives']
+    assert places['forward']['count'] < norms
+    assert places['backward']['count'] < norms
+    assert places['other']['count'] <= 3  # the count of anchors; gradients and losses
+    assert figures['cycles'] > 0 and figures['flops'] > 0
+    assert sum(o.cycles for o in found) == figures['cycles']

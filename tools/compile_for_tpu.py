@@ -1,0 +1,182 @@
+"""Compiles a training or evaluation step for a TPU that need not be there, and says what it costs.
+
+python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1
+python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1 --eval
+
+Takes minutes and a few GiB for a full model. Needs pip install "jax[tpu]", no TPU. Every run adds a
+line to the log that docs/tpu.md is made from (tools/tpu_table.py). Exit status 1: does not fit.
+"""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spinenet_jax import launch  # noqa: E402
+
+FLAGS = flags.FLAGS
+LOG = ROOT / 'benchmarks/logs/tpu_compile.jsonl'
+
+
+def define_flags() -> None:
+    """Define the flags of this script."""
+    config_flags.DEFINE_config_file('config', None, 'As for train.py.')
+    flags.DEFINE_string(
+        'topology', 'v3:8x8x1', 'Chip and layout: v3:8x8x1 has 64 chips, 128 cores.'
+    )
+    flags.DEFINE_integer('global_batch', 0, "Images a step over all cores; 0: the config's.")
+    flags.DEFINE_bool('eval', False, 'The evaluation step, with post-processing.')
+    flags.DEFINE_integer('costliest', 0, 'Also print this many of the costliest operations.')
+    flags.DEFINE_string('hlo', '', 'File for the optimised program, to study.')
+    flags.DEFINE_string('log', str(LOG), "JSON lines to append to; '' for none.")
+    flags.mark_flag_as_required('config')
+
+
+def main() -> int:
+    """Compile, print, log; 1 if the step does not fit the memory."""
+    os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    from spinenet_jax import tpu
+    from spinenet_jax.models.build import build_model
+
+    config = FLAGS.config
+    section = config.eval if FLAGS.eval else config.train
+    section.batch_size = FLAGS.global_batch or section.batch_size
+    model = build_model(config.model)
+    devices = tpu.topology_devices(FLAGS.topology)
+    compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
+    program = compile_step(config, model, devices)
+    record = _describe_run(config, len(devices), section.batch_size)
+    record |= {'compile_seconds': round(program.seconds, 1), 'held': program.held}
+    record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}
+    record |= {'core': tpu.CORES[FLAGS.topology.partition(':')[0]]._asdict()}
+    found = []
+    if program.executable is not None:
+        unknown = config.eval.max_detections if FLAGS.eval else 1
+        figures, found = tpu.work(program, unknown)
+        network = tpu.network_flops(config, build_model(config.model, None), not FLAGS.eval)
+        record |= figures | {'network_flops': network * record['images_a_core']}
+        record |= _rates(record)
+        if FLAGS.hlo:
+            Path(FLAGS.hlo).write_text(program.executable.as_text())
+    _print(record)
+    _print_costliest(found, record)
+    if FLAGS.log:
+        Path(FLAGS.log).parent.mkdir(parents=True, exist_ok=True)
+        with open(FLAGS.log, 'a') as log:
+            log.write(json.dumps(record) + '\n')
+    return 0 if record['fits'] else 1
+
+
+def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
+    """What was asked for, and with which versions."""
+    names = ('config', 'topology', 'global_batch', 'eval', 'costliest', 'hlo', 'log')
+    changes = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] not in names]
+    git = ['git', '-C', str(ROOT), 'rev-parse', '--short', 'HEAD']
+    return {
+        'config': config_flags.get_config_filename(FLAGS['config']),
+        'changes': [change.removeprefix('--config.') for change in changes],
+        'step': 'eval' if FLAGS.eval else 'train',
+        'topology': FLAGS.topology,
+        'cores': cores,
+        'image_size': list(config.data.image_size),
+        'global_batch': batch_size,
+        'images_a_core': batch_size // cores,
+        'remat': bool(config.model.remat),
+        'accumulate_steps': config.optim.accumulate_steps,
+        'jax': metadata.version('jax'),
+        'libtpu': metadata.version('libtpu'),
+        'commit': subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+    }
+
+
+def _rates(record: dict[str, Any]) -> dict[str, float]:
+    """Times, and what follows from them."""
+    core = record['core']
+    seconds = record['cycles'] / core['clock']
+    return {
+        'seconds': seconds,
+        'images_per_second': record['global_batch'] / seconds,
+        'share_of_peak': record['network_flops'] / seconds / core['peak'],
+        'bound_share_of_peak': record['network_flops'] / record['bound_seconds'] / core['peak'],
+    }
+
+
+def _print(record: dict[str, Any]) -> None:
+    gib, held, memory = 2**30, record['held'], record['memory']
+    limit = record['core']['memory']
+    print(
+        f'{record["config"]} {" ".join(record["changes"])}: {record["step"]} step for '
+        f'{record["topology"]}, {record["cores"]} cores, {record["images_a_core"]} images a core'
+    )
+    print(f'compiled in     {record["compile_seconds"]:.0f} s')
+    print(
+        f'memory a core   {memory.get("peak", 0) / gib:.2f} GiB of {limit / gib:.0f} GiB: '
+        + ', '.join(f'{k} {v / gib:.2f}' for k, v in {**held, **memory}.items() if k != 'peak')
+    )
+    if not record['fits']:
+        print('DOES NOT FIT. To turn, cheapest first:')
+        for line in _advice(record):
+            print(f'  {line}')
+        return
+    print(
+        f'operations      {record["flops"]:.3e} a core ({record["network_flops"]:.3e} the network)'
+    )
+    print(f'memory traffic  {record["bytes"] / 1e9:.1f} GB a core')
+    print(
+        f'step time       {1e3 * record["seconds"]:.1f} ms expected by the compiler, collectives '
+        f'not included; {1e3 * record["bound_seconds"]:.1f} ms if every operation ran at a peak'
+    )
+    print(
+        f'                {record["images_per_second"]:.0f} images/s, '
+        f"{100 * record['share_of_peak']:.1f}% of the cores' bfloat16 peak "
+        f'(bound {100 * record["bound_share_of_peak"]:.1f}%)'
+    )
+    for place, total in record['collectives'].items():
+        print(f'collectives     {place}: {total["count"]}, {total["bytes"] / 2**20:.2f} MiB')
+
+
+def _advice(record: dict[str, Any]) -> list[str]:
+    """What makes a step smaller that is not turned yet."""
+    images, pieces = record['images_a_core'], record['accumulate_steps']
+    if record['step'] == 'eval':
+        return [f'--global_batch={record["global_batch"] // 2} (--config.eval.batch_size)']
+    lines = []
+    if not record['remat']:
+        lines.append('--config.model.remat=True: recompute blocks in the backward pass')
+    if images > pieces:
+        lines.append(
+            f'--config.optim.accumulate_steps={2 * pieces}: the batch in {2 * pieces} parts; batch '
+            'norm sees one part at a time'
+        )
+        lines.append(f'--config.train.batch_size={record["global_batch"] // 2}, or more cores')
+    return lines or ['smaller images, or a chip with more memory']
+
+
+def _print_costliest(found: list[Any], record: dict[str, Any]) -> None:
+    """The costliest operations, and where the time goes by module of the network."""
+    if not FLAGS.costliest:
+        return
+    total = sum(o.cycles for o in found) or 1
+    print('costliest operations (share of time, ms, what, result):')
+    for o in sorted(found, key=lambda o: -o.cycles)[: FLAGS.costliest]:
+        ms = 1e3 * o.cycles / record['core']['clock']
+        print(f'  {100 * o.cycles / total:5.1f}% {ms:8.3f}  {o.source[-90:]}  {o.output[:60]}')
+    kinds: collections.Counter[str] = collections.Counter()
+    for o in found:
+        kinds[o.kind] += o.cycles
+    print('by kind: ' + ', '.join(f'{k} {100 * v / total:.1f}%' for k, v in kinds.most_common(6)))
+
+
+if __name__ == '__main__':
+    define_flags()
+    launch.run(main)
