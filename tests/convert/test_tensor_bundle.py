@@ -8,50 +8,7 @@ import pytest
 from spinenet_jax.convert import tensor_bundle
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.errors import UserError
-
-
-def varint(value):
-    out = b''
-    while value > 127:
-        out, value = out + bytes([value & 127 | 128]), value >> 7
-    return out + bytes([value])
-
-
-def field(number, value):
-    """A protocol buffer field: a varint or length-delimited bytes."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def entry(dtype, shape, offset, size):
-    dims = b''.join(field(2, field(1, n)) for n in shape)
-    return field(1, dtype) + field(2, dims) + field(4, offset) + field(5, size)
-
-
-def block(rows):
-    """Rows with shared key prefixes, restart array and checksum trailer."""
-    out, previous = b'', b''
-    for key, value in rows:
-        shared = next(
-            (i for i, (a, b) in enumerate(zip(key, previous, strict=False)) if a != b),
-            min(len(key), len(previous)),
-        )
-        sizes = varint(shared) + varint(len(key) - shared) + varint(len(value))
-        out, previous = out + sizes + key[shared:] + value, key
-    out += struct.pack('<II', 0, 1)
-    mask = tensor_bundle._mask(tensor_bundle.crc32c(out + b'\0'))
-    return out, b'\0' + struct.pack('<I', mask)
-
-
-def table(rows):
-    """A LevelDB table of one data block."""
-    data, data_end = block(rows)
-    index, index_end = block([(b'zzz', varint(0) + varint(len(data)))])
-    start = len(data + data_end)
-    footer = varint(0) + varint(0) + varint(start) + varint(len(index))
-    footer = footer.ljust(40, b'\0') + struct.pack('<Q', tensor_bundle.MAGIC)
-    return data + data_end + index + index_end + footer
+from tests.convert.bundles import entry, field, table
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""Writes TensorFlow checkpoints ("tensor bundles") for tests, from the format's description."""
+
+import pathlib
+import struct
+
+import numpy as np
+
+from spinenet_jax.convert import tensor_bundle
+
+VALUE = '/.ATTRIBUTES/VARIABLE_VALUE'
+
+
+def varint(value):
+    out = b''
+    while value > 127:
+        out, value = out + bytes([value & 127 | 128]), value >> 7
+    return out + bytes([value])
+
+
+def field(number, value):
+    """A protocol buffer field: a varint or length-delimited bytes."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def entry(dtype, shape, offset, size):
+    dims = b''.join(field(2, field(1, n)) for n in shape)
+    return field(1, dtype) + field(2, dims) + field(4, offset) + field(5, size)
+
+
+def block(rows):
+    """Rows with shared key prefixes, restart array and checksum trailer."""
+    out, previous = b'', b''
+    for key, value in rows:
+        shared = next(
+            (i for i, (a, b) in enumerate(zip(key, previous, strict=False)) if a != b),
+            min(len(key), len(previous)),
+        )
+        sizes = varint(shared) + varint(len(key) - shared) + varint(len(value))
+        out, previous = out + sizes + key[shared:] + value, key
+    out += struct.pack('<II', 0, 1)
+    mask = tensor_bundle._mask(tensor_bundle.crc32c(out + b'\0'))
+    return out, b'\0' + struct.pack('<I', mask)
+
+
+def table(rows):
+    """A LevelDB table of one data block."""
+    data, data_end = block(rows)
+    index, index_end = block([(b'zzz', varint(0) + varint(len(data)))])
+    start = len(data + data_end)
+    footer = varint(0) + varint(0) + varint(start) + varint(len(index))
+    footer = footer.ljust(40, b'\0') + struct.pack('<Q', tensor_bundle.MAGIC)
+    return data + data_end + index + index_end + footer
+
+
+def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray], full_names=None) -> None:
+    """A float32 checkpoint; with `full_names` {key: name} an object-based one, keys completed."""
+    rows, data = [(b'', field(1, 1))], b''
+    contents = {}
+    for name, values in arrays.items():
+        key = name if full_names is None else name + VALUE
+        values = np.asarray(values, '<f4')
+        contents[key] = (1, values.shape, values.tobytes())
+    if full_names is not None:
+        graph = b''
+        for key, name in full_names.items():
+            attribute = field(1, b'VARIABLE_VALUE') + field(2, name.encode())
+            attribute += field(3, (key + VALUE).encode())
+            graph += field(1, field(2, attribute))
+        text = varint(len(graph)) + bytes(4) + graph
+        contents[tensor_bundle.OBJECT_GRAPH] = (7, (), text)
+    for key in sorted(contents):
+        dtype, shape, content = contents[key]
+        rows.append((key.encode(), entry(dtype, shape, len(data), len(content))))
+        data += content
+    prefix.with_name(f'{prefix.name}.index').write_bytes(table(rows))
+    prefix.with_name(f'{prefix.name}.data-00000-of-00001').write_bytes(data)

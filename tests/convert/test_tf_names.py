@@ -1,0 +1,85 @@
+"""Names of variables: hand-checked places of the two originals' numbering."""
+
+import pytest
+
+from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_canonical, tf2_names
+
+
+@pytest.mark.parametrize('names', [tf1_names, tf2_names])
+@pytest.mark.parametrize(
+    ('repeats', 'convs', 'variables'),
+    # Measured on the originals: backbone 650 (49) or 1,355 (190); head 180 (4 convolutions) or 312.
+    [(1, 4, 650 + 180), (4, 7, 1355 + 312), (1, 0, 650)],
+)
+def test_every_variable_has_one_name(names, repeats, convs, variables):
+    found = names(Architecture(repeats, convs))
+    assert len(found) == len(set(found.values())) == variables
+
+
+def test_places_in_tf1():
+    names = tf1_names(Architecture(block_repeats=1))
+    backbone = 'params/backbone'
+    assert names[f'{backbone}/stem_conv/kernel'] == 'spinenet/conv2d/kernel'
+    assert names[f'{backbone}/stem_block0_0/shortcut/kernel'] == 'spinenet/conv2d_1/kernel'
+    # 1 stem, 4 and 3 in the stem blocks: endpoints start at 8.
+    assert names[f'{backbone}/endpoint3/kernel'] == 'spinenet/conv2d_8/kernel'
+    assert names['batch_stats/backbone/endpoint_norm7/var'] == (
+        'spinenet/batch_normalization_12/moving_variance'
+    )
+    scope = 'spinenet/sub_policy13'
+    assert names[f'{backbone}/resample15_0/conv_down/kernel'] == (
+        f'{scope}/resample_with_alpha_resample_13_0/conv2d_1/kernel'
+    )
+    assert names[f'{backbone}/block15_0/norm3/scale'] == (
+        f'{scope}/scale_permuted_block_15/batch_normalization_2/gamma'
+    )
+    assert names['params/box_head/norm2_5/bias'] == 'retinanet/box_net/box-2-5/beta'
+
+
+def test_a_classifier_in_tf1():
+    names = tf1_names(Architecture(head_convs=0, classifier=True))
+    assert names['params/head/kernel'] == 'classification_head/dense/kernel'
+
+
+@pytest.mark.parametrize('repeats', [1, 2])
+def test_places_in_tf2(repeats):
+    names = tf2_names(Architecture(repeats))
+    # 4 numbers, 77 to 80, belong to the block that a model of levels 3 to 7 drops.
+    assert names['params/backbone/resample16_1/conv_out/kernel'] == 'conv2d_76/kernel'
+    assert names['params/backbone/endpoint3/kernel'] == 'conv2d_81/kernel'
+    assert names['params/backbone/endpoint_norm7/bias'] == 'batch_normalization_85/beta'
+    assert names['params/backbone/stem_block0_0/norm_shortcut/scale'] == (
+        'bottleneck_block_0/_norm0/gamma'
+    )
+    # Block 6 is the second residual one.
+    assert names['params/backbone/block6_0/conv2/kernel'] == (
+        f'residual_block_{repeats}/_conv2/kernel'
+    )
+    assert names['batch_stats/class_head/norm1_7/mean'] == 'head/_cls_norms/4/1/moving_mean'
+
+
+def test_canonical_names_ignore_earlier_models_and_prefixes():
+    found = tf2_canonical(
+        [
+            ('model/_backbone/layer_with_weights-0/kernel', 'spine_net/conv2d_86/kernel'),
+            ('model/_backbone/layer_with_weights-7/kernel', 'conv2d_91/kernel'),
+            ('backbone/layer_with_weights-9/gamma', 'batch_normalization/gamma'),
+            ('backbone/layer_with_weights-3/_conv1/kernel', 'bottleneck_block_28/conv2d/kernel'),
+            ('backbone/layer_with_weights-2/_shortcut/kernel', 'bottleneck_block_27/conv2d/kernel'),
+            ('head/_box_norms/2/1/beta', 'retina_net_model_3/retina_net_head/x/beta'),
+            ('model/_head/_classifier/bias', 'retina_net_model/retina_net_head/scores/bias'),
+            ('optimizer/_iterations', 'iteration'),
+            ('head/_att_convs/0/kernel', 'retina_net_head/att/kernel'),
+        ]
+    )
+    assert found == [
+        'conv2d_0/kernel',
+        'conv2d_5/kernel',
+        'batch_normalization_0/gamma',
+        'bottleneck_block_1/_conv1/kernel',
+        'bottleneck_block_0/_shortcut/kernel',
+        'head/_box_norms/2/1/beta',
+        'head/_classifier/bias',
+        None,
+        None,
+    ]
