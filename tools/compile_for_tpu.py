@@ -51,7 +51,7 @@ def main() -> int:
     config = FLAGS.config
     section = config.eval if FLAGS.eval else config.train
     section.batch_size = FLAGS.global_batch or section.batch_size
-    model = build_model(config.model)
+    model = build_model(config.model, platform='tpu')
     devices = tpu.topology_devices(FLAGS.topology)
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
@@ -63,7 +63,9 @@ def main() -> int:
     if program.executable is not None:
         unknown = config.eval.max_detections if FLAGS.eval else 1
         figures, found = tpu.work(program, unknown)
-        network = tpu.network_flops(config, build_model(config.model, None), not FLAGS.eval)
+        network = tpu.network_flops(
+            config, build_model(config.model, None, platform='tpu'), not FLAGS.eval
+        )
         record |= figures | {'network_flops': network * record['images_a_core']}
         record |= _rates(record)
         if FLAGS.hlo:

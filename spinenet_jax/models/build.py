@@ -1,5 +1,6 @@
 """From a config's `model` part to a Flax module: the only file of `models` that reads it."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ def _choose(table: dict, key: object, what: str) -> object:
     return table[key]
 
 
-def build_layers(config: ConfigDict, axis_name: str | None = 'batch') -> Layers:
+def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: str = '') -> Layers:
     """The convolutions and norms that `config` (a config's `model` part) asks for."""
     layers = Layers(
         activation=config.activation,
@@ -33,6 +34,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch') -> Layers:
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
+        pointwise_product=(platform or jax.default_backend()) == 'cpu',
     )
     layers.check()
     return layers
@@ -77,7 +79,10 @@ def build_backbone(config: ConfigDict, layers: Layers, task: str = 'detection') 
 
 
 def build_model(
-    config: ConfigDict, axis_name: str | None = 'batch', task: str = 'detection'
+    config: ConfigDict,
+    axis_name: str | None = 'batch',
+    task: str = 'detection',
+    platform: str = '',
 ) -> nn.Module:
     """The detector or classifier of `config`, a config's `model` part.
 
@@ -85,11 +90,12 @@ def build_model(
       config: see `configs/common.py`.
       axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
       task: 'detection' or 'classification'.
+      platform: 'cpu', 'gpu' or 'tpu', for which the arithmetic is formulated; '' is where JAX runs.
 
     Raises:
       UserError: one line that names the key, its value and what may stand there.
     """
-    layers = build_layers(config, axis_name)
+    layers = build_layers(config, axis_name, platform)
     backbone = build_backbone(config, layers, task)
     if task == 'classification':
         return Classifier(backbone, config.num_classes)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.ops.convolution import conv_general_dilated
+from spinenet_jax.ops.convolution import pointwise_product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
@@ -31,6 +31,7 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
+      pointwise_product: compute 1x1 convolutions as matrix products (faster on CPU, same result).
     """
 
     activation: str = 'relu'
@@ -39,6 +40,7 @@ class Layers(NamedTuple):
     padding: str = 'same'
     momentum: float = 0.99
     epsilon: float = 1e-3
+    pointwise_product: bool = False
 
     def check(self) -> None:
         """Raise `UserError` for an activation or padding that does not exist."""
@@ -66,6 +68,7 @@ class Layers(NamedTuple):
     ) -> nn.Conv:
         """A square convolution; 1x1 and 3x3 of stride 1 keep the size, stride s gives ceil(n/s)."""
         symmetric = self.padding == 'symmetric' and stride > 1
+        as_product = self.pointwise_product and kernel == stride == 1
         return nn.Conv(
             features,
             (kernel, kernel),
@@ -75,7 +78,7 @@ class Layers(NamedTuple):
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated,
+            conv_general_dilated=pointwise_product if as_product else None,
             name=name,
         )
 
