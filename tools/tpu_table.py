@@ -1,0 +1,111 @@
+"""Writes docs/tpu.md from the log of tools/compile_for_tpu.py: what fits which TPU, and how fast.
+
+python tools/tpu_table.py
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG, PAGE = ROOT / 'benchmarks/logs/tpu_compile.jsonl', ROOT / 'docs/tpu.md'
+GIB = 2**30
+HEAD = """# What the TPU compiler says
+
+Written by `tools/tpu_table.py` from `benchmarks/logs/tpu_compile.jsonl`; do not edit. No TPU was
+used: `tools/compile_for_tpu.py` compiles the very step that `train.py` or `eval.py` runs, for the
+topology in the table, with the compiler that runs on a TPU VM ({versions}).
+
+- **memory**: the peak of one core (of one chip from v4 on): state, batch, temporaries, program.
+- **state**: parameters, momentum and batch-norm statistics, of that memory.
+- **step**: what the compiler expects, the sum over all operations after it has chosen tiles and
+  layouts. Collectives are not in it, and nothing was run: take it as a comparison between rows.
+- **of peak**: operations of the network alone (two a multiply-add, three times that to train) over
+  what the cores' matrix units could do in that time. Matching, losses and whatever is computed
+  twice take time and do not count.
+- **bound**: the same, if every operation ran at the peak of the matrix unit or of the memory.
+- **all-reduces**: number and size of all collectives in a step. Those of batch norm (most, and
+  small) cannot be fewer than the layers that wait for each other.
+"""
+COLUMNS = [
+    'config',
+    'step',
+    'topology',
+    'images a core',
+    'memory GiB',
+    'of GiB',
+    'state GiB',
+    'TFLOP a core',
+    'traffic GB',
+    'step ms',
+    'images/s',
+    'of peak',
+    'bound',
+    'all-reduces',
+    'compiled in s',
+]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The last record of every (configuration, step, topology, batch)."""
+    records = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        key = [record[k] for k in ('config', 'changes', 'step', 'topology', 'global_batch')]
+        records[json.dumps(key)] = record
+    return list(records.values())
+
+
+def row(record: dict[str, Any]) -> list[str]:
+    """One line of the table; of a step that does not fit only memory is known."""
+    name = re.sub(r'^configs/(.*)\.py', r'\1', record['config'])
+    name = ' '.join([f'`{name}`', *(f'`{change}`' for change in record['changes'])])
+    if record['remat']:
+        name += ' (recomputes)'
+    held, peak = record['held'], record['memory'].get('peak', 0)
+    limit = record['core']['memory']
+    cells = [
+        name,
+        record['step'],
+        record['topology'],
+        str(record['images_a_core']),
+        f'{peak / GIB:.1f}' if peak <= limit else f'**{peak / GIB:.1f}, does not fit**',
+        f'{limit / GIB:.0f}',
+        f'{sum(v for k, v in held.items() if k != "batch") / GIB:.2f}',
+    ]
+    if record['fits']:
+        totals = record['collectives'].values()
+        cells += [
+            f'{record["flops"] / 1e12:.2f}',
+            f'{record["bytes"] / 1e9:.1f}',
+            f'{1e3 * record["seconds"]:.1f}',
+            f'{record["images_per_second"]:,.0f}',
+            f'{100 * record["share_of_peak"]:.0f}%',
+            f'{100 * record["bound_share_of_peak"]:.0f}%',
+            f'{sum(t["count"] for t in totals)}, {sum(t["bytes"] for t in totals) / 2**20:.0f} MiB',
+        ]
+    else:
+        cells += [''] * 7
+    return [*cells, f'{record["compile_seconds"]:.0f}']
+
+
+def page(records: list[dict[str, Any]]) -> str:
+    """The whole page."""
+    versions = sorted({f'jax {r["jax"]}, libtpu {r["libtpu"]}' for r in records})
+    rows = [list(COLUMNS), ['---'] * len(COLUMNS), *map(row, records)]
+    table = '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in rows)
+    return f'{HEAD.format(versions="; ".join(versions))}\n{table}\n'
+
+
+def main() -> None:
+    """Read the log, write the page."""
+    if not LOG.exists():
+        sys.exit(f'error: {LOG}: no such file; run tools/compile_for_tpu.py first')
+    PAGE.write_text(page(read(LOG)))
+    print(f'wrote {PAGE}')
+
+
+if __name__ == '__main__':
+    main()
