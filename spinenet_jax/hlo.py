@@ -16,8 +16,8 @@ _INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\
 _ARRAY = re.compile(r'\b([a-z]+[0-9]*)\[([0-9,]*)\]')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _SOURCE = re.compile(r'op_name="([^"]*)"')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_BODY = re.compile(r'body=%?([\w.\-]+)')
+_LOOP = re.compile(r'condition=%?([\w.\-]+), body=%?([\w.\-]+)')
+_LIMIT = re.compile(r'= s32\[\]\S* constant\((\d+)\)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _EITHER = re.compile(r'(?:true|false)_computation=%?([\w.\-]+)')
 
@@ -51,15 +51,15 @@ class Operation(NamedTuple):
         )
 
 
-def operations(text: str, unknown_trips: int = 1) -> list[Operation]:
+def operations(text: str) -> list[Operation]:
     """Every operation that one call of the program runs, those inside a fusion not apart.
 
-    Bodies of loops count as often as they run; of a conditional's branches the cheapest counts,
-    which in this project is the usual one.
+    The body of a loop counts as often as the number that its condition compares with: a scan's
+    length, or the most turns that a search like suppression can take. Of a conditional's branches
+    the cheapest counts, which in this project is the usual one.
 
     Args:
       text: `compiled.as_text()`.
-      unknown_trips: how often a loop runs whose number of turns the compiler does not know.
     """
     computations, entry = _split(text)
 
@@ -70,9 +70,9 @@ def operations(text: str, unknown_trips: int = 1) -> list[Operation]:
                 continue
             instruction, output, kind = match.groups()
             if kind == 'while':
-                trips = _TRIPS.search(line)
-                turns = int(trips[1]) if trips else unknown_trips
-                yield from walk(_BODY.search(line)[1], times * turns)
+                condition, body = _LOOP.search(line).groups()
+                limits = _LIMIT.findall('\n'.join(computations.get(condition, ())))
+                yield from walk(body, times * max(map(int, limits), default=1))
             elif kind == 'conditional':
                 branches = [list(walk(branch, times)) for branch in _branches(line)]
                 yield from min(branches, key=lambda run: sum(o.cycles for o in run))

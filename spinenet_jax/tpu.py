@@ -200,7 +200,7 @@ def network_flops(config: ConfigDict, model: nn.Module, train: bool) -> int:
     return 2 * (3 if train else 1) * sum(cost.multiply_adds for cost in costs.values())
 
 
-def work(program: Program, unknown_trips: int = 1) -> tuple[dict[str, Any], list[hlo.Operation]]:
+def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:
     """What one step costs a core, and the operations it consists of.
 
     Returns:
@@ -210,7 +210,7 @@ def work(program: Program, unknown_trips: int = 1) -> tuple[dict[str, Any], list
       not included; 'collectives' by place.
     """
     analysis = program.executable.cost_analysis()
-    found = hlo.operations(program.executable.as_text(), unknown_trips)
+    found = hlo.operations(program.executable.as_text())
     return {
         'flops': analysis['flops'],
         'bytes': analysis['bytes accessed'],

@@ -61,8 +61,7 @@ def main() -> int:
     record |= {'core': tpu.CORES[FLAGS.topology.partition(':')[0]]._asdict()}
     found = []
     if program.executable is not None:
-        unknown = config.eval.max_detections if FLAGS.eval else 1
-        figures, found = tpu.work(program, unknown)
+        figures, found = tpu.work(program)
         network = tpu.network_flops(
             config, build_model(config.model, None, platform='tpu'), not FLAGS.eval
         )
