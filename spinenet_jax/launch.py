@@ -89,7 +89,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, (KeyError, AttributeError)) and meant:
         return f"--config has no field '{meant[2]}': did you mean '{meant[1]}'?"
     if isinstance(error, (KeyError, AttributeError)):
-        return f'--config has no field {error.args[0]}'
+        return f'--config has no field {text.strip(chr(34))}'
     if isinstance(error, OSError) and missing:
         return f'--config={missing[1]}: no such file'
     lines = [line.strip() for line in text.splitlines() if line.strip()]
