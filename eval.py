@@ -11,12 +11,9 @@ tolerance makes the exit status 1.
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from spinenet_jax import launch
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 _SPLIT = flags.DEFINE_string('split', 'eval', 'Split to score; the config names the default.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
 _OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; the workdir by default.')
@@ -24,6 +21,7 @@ _OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; the workdir b
 
 def main() -> int:
     """Exit status 0: done; 1: not the numbers that the config expects; 2: a user's mistake."""
+    launch.start_jax()
     failures = evaluate()
     if failures:
         print(f'regression: {"; ".join(failures)}', file=sys.stderr)
@@ -37,12 +35,10 @@ def evaluate() -> list[str]:
     from spinenet_jax import inference
     from spinenet_jax.data.build import build_source
     from spinenet_jax.evaluation import report, runner
-    from spinenet_jax.training import distributed
 
-    distributed.use_compilation_cache()
-    distributed.initialise()
-    config = _CONFIG.value or inference.read_config(_WORKDIR.value)
-    trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
+    workdir = flags.FLAGS.workdir
+    config = flags.FLAGS.config or inference.read_config(workdir)
+    trained = inference.load_trained(config, workdir, _CHECKPOINT.value)
     source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
     inference.check_categories(trained.categories, source.categories)
     result = runner.evaluate(trained.config, trained, source, trained.eval_step)
@@ -50,9 +46,11 @@ def evaluate() -> list[str]:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
         print(report.table(result))
         facts = {'step': trained.step, 'split': source.name}
-        report.write_files(_OUTPUT.value or _WORKDIR.value, result, facts)
+        report.write_files(_OUTPUT.value or workdir, result, facts)
     return report.mismatches(result.metrics, trained.config.eval.expected)
 
 
 if __name__ == '__main__':
+    launch.define_flags(config_required=False)
+    flags.adopt_module_key_flags(launch)
     launch.run(main)

@@ -11,12 +11,9 @@ import json
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
 from spinenet_jax import launch
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, "Settings; the workdir's by default.")
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 _IMAGES = flags.DEFINE_multi_string('images', [], 'File, glob or folder; may be given often.')
 _OUTPUT = flags.DEFINE_string('output', 'predictions', 'Folder for pictures and JSON.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
@@ -31,14 +28,13 @@ def main() -> None:
 
     from spinenet_jax import inference, prediction
     from spinenet_jax.errors import UserError
-    from spinenet_jax.training.distributed import use_compilation_cache
 
     if not _IMAGES.value:
         raise UserError("--images is missing: give a file, a glob such as 'a/*.jpg', or a folder")
     paths = prediction.find_images(_IMAGES.value)
-    use_compilation_cache()
-    config = _CONFIG.value or inference.read_config(_WORKDIR.value)
-    trained = inference.load_trained(config, _WORKDIR.value, _CHECKPOINT.value)
+    launch.start_jax()
+    config = flags.FLAGS.config or inference.read_config(flags.FLAGS.workdir)
+    trained = inference.load_trained(config, flags.FLAGS.workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
     classify = trained.config.task == 'classification'
     kind = prediction.ClassRecords if classify else prediction.Records
@@ -65,4 +61,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    launch.define_flags(config_required=False)
+    flags.adopt_module_key_flags(launch)
     launch.run(main)

@@ -25,7 +25,10 @@ def define_flags(config_required: bool = True) -> None:
     config_required: False where the config of the workdir can stand in.
     """
     config_flags.DEFINE_config_file(
-        'config', None, 'Config file, with its argument: configs/retinanet.py:49-B.'
+        'config',
+        None,
+        'Config file, with its argument: configs/retinanet.py:49-B.'
+        + ('' if config_required else " The workdir's own by default."),
     )
     flags.DEFINE_string('workdir', None, 'Folder of the run: checkpoints, metrics, results.')
     flags.DEFINE_string(
