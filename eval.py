@@ -33,6 +33,7 @@ def evaluate() -> list[str]:
     import jax
 
     from spinenet_jax import inference
+    from spinenet_jax.data.batch import check_categories
     from spinenet_jax.data.build import build_source
     from spinenet_jax.evaluation import report, runner
 
@@ -40,7 +41,7 @@ def evaluate() -> list[str]:
     config = flags.FLAGS.config or inference.read_config(workdir)
     trained = inference.load_trained(config, workdir, _CHECKPOINT.value)
     source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
-    inference.check_categories(trained.categories, source.categories)
+    check_categories(trained.categories, source.categories)
     result = runner.evaluate(trained.config, trained, source, trained.eval_step)
     if jax.process_index() == 0:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))

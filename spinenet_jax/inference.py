@@ -99,18 +99,6 @@ def read_categories(workdir: str | os.PathLike) -> list[Category]:
     return [Category(c['label'], c['id'], c['name']) for c in json.loads(path.read_text())]
 
 
-def check_categories(trained: Sequence[Category], source: Sequence[Category]) -> None:
-    """Raises UserError where a label of the model means another category in the data."""
-    known = {c.label: c for c in trained}
-    for category in source:
-        own = known.get(category.label, category)
-        if own.id != category.id:
-            raise UserError(
-                f'label {category.label} is category {own.id} ({own.name}) in the workdir but '
-                f'{category.id} ({category.name}) in the data: the categories of both must agree'
-            )
-
-
 def _check_fits(wanted: Any, found: Any, name: str) -> None:
     """UserError naming the first array that is missing, unknown or of another shape."""
     shapes = []

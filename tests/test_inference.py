@@ -10,7 +10,7 @@ import pytest
 
 from configs import common
 from spinenet_jax import inference
-from spinenet_jax.data.batch import Category
+from spinenet_jax.data.batch import Category, check_categories
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.training import workdir
@@ -102,11 +102,11 @@ def test_missing_files_are_named(tmp_path):
 
 def test_labels_must_mean_the_same_in_model_and_data(run):
     own = inference.read_categories(run)
-    inference.check_categories(own, CATEGORIES)
-    inference.check_categories([], CATEGORIES)
-    inference.check_categories(own, CATEGORIES[:1])
+    check_categories(own, CATEGORIES)
+    check_categories([], CATEGORIES)
+    check_categories(own, CATEGORIES[:1])
     with pytest.raises(UserError, match=r'label 1 is category 7 \(cat\)'):
-        inference.check_categories(own, [Category(1, 30, 'dog')])
+        check_categories(own, [Category(1, 30, 'dog')])
 
 
 def test_read_config_gives_what_was_written(run):

@@ -147,3 +147,15 @@ def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Batch:
     }
     out['boxes'][:n], out['labels'][:n] = boxes, labels
     return out
+
+
+def check_categories(trained: Sequence[Category], source: Sequence[Category]) -> None:
+    """Raises UserError where a label of the model means another category in the data."""
+    known = {c.label: c for c in trained}
+    for category in source:
+        own = known.get(category.label, category)
+        if own.id != category.id:
+            raise UserError(
+                f'label {category.label} is category {own.id} ({own.name}) of the model but '
+                f'{category.id} ({category.name}) in the data: the categories of both must agree'
+            )

@@ -48,6 +48,10 @@ def build_source(data_config: Any, split: str, num_classes: int) -> Source:
     `num_classes` counts the model's channels with background, 0 for as many as the data needs.
     Writes the digits data set on first use. UserError says what is wrong with the data.
     """
+    if data_config.source in ('coco', 'image_folder') and not data_config.root:
+        raise UserError(
+            'data.root is empty: --config.data.root=<folder of the data set> is missing'
+        )
     name = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
     if _task(data_config) == 'classification':
         return _labels_source(data_config, name, num_classes)

@@ -12,6 +12,7 @@ from absl import logging
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from spinenet_jax.data.batch import check_categories
 from spinenet_jax.data.build import build_source, check_task, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
 from spinenet_jax.models.build import build_model
@@ -55,6 +56,7 @@ def build_experiment(config: ConfigDict) -> Experiment:
         config.model.num_classes = 1 + max(category.label for category in train.categories)
         logging.info('model.num_classes: %d, from the data', config.model.num_classes)
     held_out = build_source(config.data, 'eval', config.model.num_classes)
+    check_categories(train.categories, held_out.categories)
     task = build_task(config)
     model = build_model(config.model, axis_name=AXIS, task=config.task)
     eval_step = make_eval_step(model, task)
