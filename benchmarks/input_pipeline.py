@@ -7,10 +7,8 @@ like training at 640x640 with scale 0.5 to 2.0, and prints one JSON line, also a
 benchmarks/logs/input_pipeline.jsonl. COCO's own images are a little larger in bytes.
 """
 
-import datetime
 import json
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -28,6 +26,7 @@ _WORKERS = flags.DEFINE_integer('worker_count', 0, 'reading processes, 0: none')
 _LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def write_images(root: Path, count: int) -> None:
@@ -102,41 +101,23 @@ def measure(root: Path) -> dict[str, float]:
     }
 
 
-def machine() -> str:
-    """Name of the processor, from Linux where it says more than Python."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main(argv: list[str]) -> None:
     del argv
-    sys.path.insert(0, str(ROOT))
+    from benchmarks import machine
+
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), _IMAGES.value)
         size = sum(f.stat().st_size for f in Path(folder, 'train').iterdir())
         result = measure(Path(folder))
-    record = {
-        'benchmark': 'input_pipeline',
-        'date': datetime.date.today().isoformat(),
-        'machine': machine(),
-        'cores': os.cpu_count(),
+    settings = {
         'load_before': round(os.getloadavg()[0], 2),
         'image_kb': round(size / _IMAGES.value / 1000, 1),
         'image_size': _SIZE.value,
         'batch_size': _BATCH.value,
         'num_threads': _THREADS.value,
         'worker_count': _WORKERS.value,
-        **result,
     }
-    line = json.dumps(record)
-    print(line)
-    log = Path(_LOG.value or ROOT / 'benchmarks/logs/input_pipeline.jsonl')
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('a') as file:
-        file.write(line + '\n')
+    machine.record('input_pipeline', settings | result, _LOG.value)
 
 
 if __name__ == '__main__':

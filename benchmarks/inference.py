@@ -1,0 +1,114 @@
+"""How long does detecting on one batch take, and what share of it is post-processing?
+
+    python benchmarks/inference.py --config=configs/retinanet.py:49-B --batch_size=1
+
+Times the network alone, the network with post-processing, post-processing alone on outputs as
+crowded as a busy photograph's (100 detections among thousands of candidates) and, of that,
+suppression alone. Images are random and already on the device. Prints one JSON line, also appended
+to benchmarks/logs/inference.jsonl.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', str(ROOT / 'configs/retinanet.py:49-B'), 'configuration to time'
+)
+_BATCH = flags.DEFINE_integer('batch_size', 1, 'images')
+_REPEATS = flags.DEFINE_integer('repeats', 10, 'calls timed, after one that is not')
+_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+
+
+def seconds(function, *arguments):
+    """Median seconds of a compiled function's calls."""
+    import jax
+
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(_REPEATS.value):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def crowded_outputs(task, batch_size):
+    """Random logits and codes, one candidate in fifty above the score threshold."""
+    import jax
+    import numpy as np
+
+    rng, outputs = np.random.default_rng(0), ([], [])
+    for level in range(task.levels[0], task.levels[1] + 1):
+        rows, columns = (-(-side // 2**level) for side in task.image_size)
+        shape = (batch_size, rows, columns)
+        logits = rng.normal(-5, 1, (*shape, 9 * task.num_classes))
+        outputs[0].append(logits.astype(np.float32))
+        outputs[1].append(rng.normal(0, 0.3, (*shape, 36)).astype(np.float32))
+    return jax.device_put(outputs)
+
+
+def measure(config):
+    """Times of the parts, in milliseconds, and the share of post-processing."""
+    import jax
+    import numpy as np
+
+    from spinenet_jax.models.build import build_model
+    from spinenet_jax.ops import nms
+    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.training import optim
+    from spinenet_jax.training.state import create_state
+
+    task, model = build_task(config), build_model(config.model, axis_name=None)
+    optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)
+    state = create_state(model, optimizer, task.image_size, seed=0)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    size, rng = task.image_size, np.random.default_rng(0)
+    batch = {
+        'image': rng.integers(0, 256, (_BATCH.value, *size, 3)).astype(np.uint8),
+        'content_size': np.full((_BATCH.value, 2), size, np.int32),
+    }
+    batch = jax.device_put(batch)
+    network = jax.jit(lambda v, b: model.apply(v, task.images(b), train=False))
+    whole = jax.jit(lambda v, b: task.predictions(network(v, b), b))
+    post = jax.jit(lambda outputs: task.predictions(outputs, {}))
+    candidates = rng.uniform(0, 600, (1000, 2)).astype(np.float32)
+    candidates = np.concatenate([candidates, candidates + 60], axis=1)
+    scores = np.sort(rng.uniform(0.05, 1, 1000).astype(np.float32))[::-1]
+    suppress = jax.jit(lambda b, s, c: nms.greedy(b, s, c, task.rules))
+    classes = rng.integers(1, task.num_classes, 1000).astype(np.int32)
+    times = {
+        'network_ms': seconds(network, variables, batch),
+        'with_post_processing_ms': seconds(whole, variables, batch),
+        'post_processing_ms': seconds(post, crowded_outputs(task, _BATCH.value)),
+        'suppression_ms': seconds(suppress, *jax.device_put((candidates, scores, classes))),
+    }
+    times = {name: round(1000 * value, 2) for name, value in times.items()}
+    total = times['network_ms'] + times['post_processing_ms']
+    return {**times, 'post_processing_share': round(times['post_processing_ms'] / total, 4)}
+
+
+def main(argv):
+    del argv
+    from benchmarks import machine
+
+    config = _CONFIG.value
+    facts = machine.compute()
+    facts |= {
+        'model': machine.model_name(config),
+        'image_size': list(config.data.image_size),
+        'batch_size': _BATCH.value,
+        'dtype': config.model.dtype,
+    }
+    machine.record('inference', facts | measure(config), _LOG.value)
+
+
+if __name__ == '__main__':
+    app.run(main)

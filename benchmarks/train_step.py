@@ -1,0 +1,98 @@
+"""How long does one training step take on this machine?
+
+    python benchmarks/train_step.py --config=configs/retinanet.py:49-B \
+        --config.train.batch_size=4 --config.data.image_size='(256, 256)'
+
+Times the very step that train.py runs, matching and losses included, on random images that are
+already on the device. Prints one JSON line, also appended to benchmarks/logs/train_step.jsonl.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+_CONFIG = config_flags.DEFINE_config_file(
+    'config', str(ROOT / 'configs/retinanet.py:49-B'), 'configuration to time'
+)
+_STEPS = flags.DEFINE_integer('steps', 10, 'steps timed, after two that are not')
+_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+
+
+def random_batch(task, devices, per_device):
+    """A batch of noise with ten boxes an image, [devices, per_device, ...] each entry."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape, (height, width) = (devices, per_device), task.image_size
+    corner = rng.uniform(0, 0.6, (*shape, 100, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], axis=-1)
+    batch = {
+        'image': rng.integers(0, 256, (*shape, height, width, 3)).astype(np.uint8),
+        'content_size': np.full((*shape, 2), (height, width), np.int32),
+        'boxes': (boxes * (height, width, height, width)).astype(np.float32),
+        'labels': rng.integers(1, task.num_classes, (*shape, 100)).astype(np.int32),
+        'valid': np.broadcast_to(np.arange(100) < 10, (*shape, 100)),
+    }
+    return {key: batch[key] for key in task.device_keys_train}
+
+
+def measure(config):
+    """Compile and time the step; seconds, images a second."""
+    import jax
+
+    from spinenet_jax.models.build import build_model
+    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.training import optim
+    from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
+    from spinenet_jax.training.step import make_train_step
+
+    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
+    schedule = optim.learning_rate_schedule(config.optim, config.train.batch_size, 463, 162050)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    state = replicate(create_state(model, optimizer, task.image_size, seed=0))
+    devices = jax.local_device_count()
+    batch = random_batch(task, devices, config.train.batch_size // devices)
+    batch = jax.device_put(batch, shard_sharding())
+    began = time.perf_counter()
+    step = make_train_step(model, task, optimizer, schedule, seed=0)
+    step = step.lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - began
+    seconds = []
+    for _ in range(_STEPS.value + 2):
+        began = time.perf_counter()
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds[2:])
+    return {
+        'compile_s': round(compile_seconds, 1),
+        'step_s': round(median, 4),
+        'step_s_min': round(min(seconds[2:]), 4),
+        'images_per_s': round(config.train.batch_size / median, 2),
+    }
+
+
+def main(argv):
+    del argv
+    from benchmarks import machine
+
+    config = _CONFIG.value
+    facts = machine.compute()
+    facts |= {
+        'model': machine.model_name(config),
+        'image_size': list(config.data.image_size),
+        'batch_size': config.train.batch_size,
+        'dtype': config.model.dtype,
+    }
+    machine.record('train_step', facts | measure(config), _LOG.value)
+
+
+if __name__ == '__main__':
+    app.run(main)
