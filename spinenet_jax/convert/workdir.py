@@ -9,12 +9,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from spinenet_jax.convert import coco_categories
 from spinenet_jax.convert.weights import Recognised
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.training.checkpoint import Checkpoints
 from spinenet_jax.training.state import TrainState
-from spinenet_jax.training.workdir import create, record_config
+from spinenet_jax.training.workdir import create, record_categories, record_config
 
 CLASSIFICATION_SIDE = 224
 
@@ -68,11 +69,15 @@ def write(
 ) -> str:
     """Write config.json and a checkpoint of `step`; returns the checkpoint's path.
 
+    A detector of 91 classes gets COCO's categories.json, whose names predict.py writes.
+
     arrays: {path: array}, paths beginning with params/ or batch_stats/.
     Raises UserError where the folder cannot be written or holds another model's checkpoints.
     """
     folder = create(workdir)
     record_config(folder, config)
+    if config.task == 'detection' and config.model.num_classes == coco_categories.NUM_CLASSES:
+        record_categories(folder, coco_categories.categories())
     tree: dict[str, Any] = {'params': {}, 'batch_stats': {}, **unflatten_dict(arrays, sep='/')}
     checkpoints = Checkpoints(workdir)
     checkpoints.save(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from spinenet_jax.convert import tf_checkpoint, weights, workdir
+from spinenet_jax.convert import coco_categories, tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_names
 from spinenet_jax.errors import UserError
@@ -173,6 +173,14 @@ def test_published_sizes_are_recognised_from_shapes(name, endpoints, tmp_path):
     config = workdir.make_config(found, None)
     assert config.model.endpoint_channels == endpoints
     assert config.data.image_size[0] in (640, 1024, 1280)
+
+
+def test_cocos_categories():
+    names = {c.id: c.name for c in coco_categories.categories()}
+    assert len(names) == 80
+    hand = {1: 'person', 13: 'stop sign', 27: 'backpack', 44: 'bottle', 62: 'chair', 70: 'toilet'}
+    hand |= {67: 'dining table', 72: 'tv', 82: 'refrigerator', 84: 'book', 90: 'toothbrush'}
+    assert {i: names[i] for i in hand} == hand
 
 
 def test_directories_with_several_checkpoints(arrays, tmp_path):
