@@ -18,7 +18,6 @@ def get_config() -> ConfigDict:
     config.model.head_channels = 48
     config.model.head_convs = 2
     config.model.num_classes = 11
-    config.model.anchor_size = 2.0  # 16 to 25 pixels at level 3, for digits of 13 to 115
     config.model.bn_momentum = 0.97  # a run of a thousand steps
     config.model.dtype = 'float32'
 
@@ -32,12 +31,12 @@ def get_config() -> ConfigDict:
     config.data.max_boxes = 16
 
     config.train.batch_size = 16
-    config.train.epochs = 8
-    config.train.log_every_steps = 25
+    config.train.epochs = 9
+    config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 250
-    config.train.eval_every_epochs = 2
+    config.train.eval_every_epochs = 3
 
-    config.optim.learning_rate = 0.05
+    config.optim.learning_rate = 0.1
     config.optim.learning_rate_batch = 16
     config.optim.schedule = 'cosine'
     config.optim.warmup_epochs = 0.5
