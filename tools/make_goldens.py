@@ -103,7 +103,7 @@ def losses() -> Arrays:
 
 
 def training() -> Arrays:
-    """Losses, gradients and state over ten steps of SGD, weight decay included."""
+    """Losses, gradients and state over ten steps of SGD, weight decay included; packed."""
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
     task, network = garden.build(model, cases.TRAINING_SIZE, sgd['weight_decay'])
     named = garden.assign_random(network, model, cases.training_weight)
@@ -120,7 +120,8 @@ def training() -> Arrays:
         if step in (0, cases.TRAINING_STEPS - 1):
             for path, variable in named.items():
                 if step or path.startswith('batch_stats/'):  # params: the gradient says it
-                    result[f'change{step + 1}/{path}'] = variable.numpy() - start[path]
+                    change = variable.numpy() - start[path]
+                    result[f'change{step + 1}/{path}'] = cases.pack(change)
     result['losses'] = np.array(rows, np.float32)  # total, class, box
     return result
 
@@ -147,7 +148,8 @@ def _gradients(task, network, named: dict[str, tf.Variable], inputs: tuple) -> A
     gradients = tape.gradient(total, [named[path] for path in paths])
     for variable, value in zip(network.variables, before, strict=True):
         variable.assign(value)
-    return {f'gradient/{path}': g.numpy() for path, g in zip(paths, gradients, strict=True)}
+    found = zip(paths, gradients, strict=True)
+    return {f'gradient/{path}': cases.pack(g.numpy()) for path, g in found}
 
 
 def detection() -> Arrays:

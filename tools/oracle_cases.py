@@ -32,9 +32,9 @@ BACKBONES = {
 }
 HEADS = ('relu', 'swish_repeats')  # whose class and box outputs are stored too
 ANCHORS = (((128, 256), 3.0), ((128, 128), 4.0))
-TRAINING = {**NARROW, 'width': 0.09375, 'activation': 'swish'}
+TRAINING = {**NARROW, 'activation': 'swish'}
 TRAINING_SIZE, TRAINING_BATCH, TRAINING_STEPS = (256, 256), 4, 10
-TRAINING_SGD = {'learning_rate': 3e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
+TRAINING_SGD = {'learning_rate': 5e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,
@@ -96,16 +96,31 @@ def weight(path: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def training_weight(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """As `weight`, with residual branches damped: gradients then depend smoothly on rounding.
+    """As `weight`, with residual branches and predictors damped, to be well-conditioned.
 
     Undamped, or with relu, a change of the last bit of all weights moves gradients of the stem by
     5 per cent, and no tolerance would tell a mistake from that.
     """
+    if path.endswith('predict/kernel'):
+        return weight(path, shape) * np.float32(0.1)
     if not path.endswith('/scale'):
         return weight(path, shape)
     value = generator(path).uniform(0.7, 1.1, shape)
     last = re.search(r'block\d+_\d/norm3/|/block[3689]_\d/norm2/', path)
     return (value * (0.2 if last else 1.0)).astype(np.float32)
+
+
+def pack(values: np.ndarray) -> np.ndarray:
+    """f32[...] as int16 of 1/32767 of the largest value, which comes last: half the space."""
+    largest = max(float(np.max(np.abs(values))), 1e-30)
+    steps = np.round(values.ravel() / largest * 32767).astype('<i2')
+    return np.concatenate([steps, np.array([largest], '<f4').view('<i2')])
+
+
+def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """What `pack` was given, to within 1/65534 of the largest value."""
+    largest = packed[-2:].view('<f4')[0]
+    return (packed[:-2].astype(np.float32) / 32767 * largest).reshape(shape)
 
 
 def images(name: str, batch: int, size: tuple[int, int], seed: int = 0) -> np.ndarray:
