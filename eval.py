@@ -38,8 +38,7 @@ def evaluate() -> list[str]:
     from spinenet_jax.evaluation import report, runner
 
     workdir = flags.FLAGS.workdir
-    config = flags.FLAGS.config or inference.read_config(workdir)
-    trained = inference.load_trained(config, workdir, _CHECKPOINT.value)
+    trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
     source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
     check_categories(trained.categories, source.categories)
     result = runner.evaluate(trained.config, trained, source, trained.eval_step)
@@ -54,4 +53,4 @@ def evaluate() -> list[str]:
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
     flags.adopt_module_key_flags(launch)
-    launch.run(main)
+    launch.run(main, config_of_workdir=True)

@@ -33,8 +33,8 @@ def main() -> None:
         raise UserError("--images is missing: give a file, a glob such as 'a/*.jpg', or a folder")
     paths = prediction.find_images(_IMAGES.value)
     launch.start_jax()
-    config = flags.FLAGS.config or inference.read_config(flags.FLAGS.workdir)
-    trained = inference.load_trained(config, flags.FLAGS.workdir, _CHECKPOINT.value)
+    workdir = flags.FLAGS.workdir
+    trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
     classify = trained.config.task == 'classification'
     kind = prediction.ClassRecords if classify else prediction.Records
@@ -63,4 +63,4 @@ def main() -> None:
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
     flags.adopt_module_key_flags(launch)
-    launch.run(main)
+    launch.run(main, config_of_workdir=True)

@@ -6,6 +6,7 @@ Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 from __future__ import annotations
 
 import logging as python_logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -49,10 +50,12 @@ def start_jax() -> None:
     distributed.initialise(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], config_of_workdir: bool = False) -> None:
     """Parse the flags and call main; what it returns is the exit status.
 
     A UserError, or a flag that cannot be used, prints one line and exits with status 2.
+
+    config_of_workdir: without a --config, take the settings of the run in --workdir.
     """
 
     def guarded(argv: list[str]) -> int | None:
@@ -64,7 +67,22 @@ def run(main: Callable[[], int | None]) -> None:
             return _refuse(error)
 
     _quieten()
-    app.run(guarded, flags_parser=_parse)
+    completed = _with_config_of_workdir if config_of_workdir else list
+    app.run(guarded, flags_parser=lambda argv: _parse(completed(argv)))
+
+
+def _with_config_of_workdir(argv: list[str]) -> list[str]:
+    """argv with --config=configs/workdir.py:<workdir>, if it names a workdir and no config."""
+    words = [word.lstrip('-') for word in argv]
+    if any(word == 'config' or word.startswith('config=') for word in words):
+        return argv
+    after = [*words[1:], '']
+    for word, following in zip(words, after, strict=True):
+        if word.startswith('workdir=') or word == 'workdir':
+            workdir = following if word == 'workdir' else word.partition('=')[2]
+            file = os.path.join(os.path.dirname(os.path.abspath(argv[0])), 'configs/workdir.py')
+            return [argv[0], f'--config={file}:{workdir}', *argv[1:]]
+    return argv
 
 
 def _parse(argv: list[str]) -> list[str]:
