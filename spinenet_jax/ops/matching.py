@@ -43,15 +43,16 @@ def match_anchors(
       valid: bool[N]; without a valid box every anchor is background.
       threshold: least IoU of a match, in (0, 1].
     """
-    count = boxes.shape[0]
+    count, anchor_count = boxes.shape[0], anchors.shape[0]
     boxes = jnp.where(valid[:, None], boxes, 0.0)
-    overlaps = jnp.where(valid[None, :], box_ops.iou(anchors, boxes), -1.0)
-    matched = jnp.argmax(overlaps, axis=1)
-    positive = jnp.max(overlaps, axis=1) >= threshold
+    overlaps = jnp.where(valid[:, None], box_ops.iou(boxes, anchors), -1.0)  # [N,A]
+    best, matched = _best(overlaps, axis=0)
+    positive = best >= threshold
 
-    claimed = jnp.argmax(overlaps, axis=0)
-    claimed = jnp.where(valid, claimed, anchors.shape[0])  # out of range: dropped by the scatter
-    claimant = jnp.full((anchors.shape[0],), count, jnp.int32)
+    best_of_box, claimed = _best(overlaps, axis=1)
+    claims = valid & (best_of_box >= 0.0)
+    claimed = jnp.where(claims, claimed, anchor_count)  # out of range: dropped by the scatter
+    claimant = jnp.full((anchor_count,), count, jnp.int32)
     claimant = claimant.at[claimed].min(jnp.arange(count, dtype=jnp.int32), mode='drop')
     matched = jnp.where(claimant < count, claimant, matched)
     positive = positive | (claimant < count)
@@ -62,3 +63,19 @@ def match_anchors(
         codes=jnp.where(positive[:, None], codes, 0.0),
         positive=positive,
     )
+
+
+def _best(values: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Maximum along `axis` of f32 values above -inf, and its first index.
+
+    As `jnp.max` and `jnp.argmax` in one pass. Of an argmax whose maximum nobody reads, the TPU
+    compiler keeps the maximum in bfloat16; here both are read, and both are float32.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, values.shape, axis)
+
+    def better(a, b):
+        a_wins = (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+        return jnp.where(a_wins, a[0], b[0]), jnp.where(a_wins, a[1], b[1])
+
+    worst = jnp.float32(-jnp.inf), jnp.int32(jnp.iinfo(jnp.int32).max)
+    return jax.lax.reduce((values, index), worst, better, (axis,))

@@ -50,8 +50,11 @@ class DetectionTask:
 
     def targets(self, batch: Batch) -> AnchorTargets:
         """Targets of every anchor, `AnchorTargets` with a leading B."""
-        match = jax.vmap(match_anchors, in_axes=(None, 0, 0, 0))
-        return match(self.anchors, batch['boxes'], batch['labels'], batch['valid'])
+        anchors = self.anchors
+        boxes = (batch['boxes'], batch['labels'], batch['valid'])
+        # One image after the other: the overlaps of several at once would lie badly in a TPU's
+        # vector registers (docs/tpu_log.md).
+        return jax.lax.map(lambda image: match_anchors(anchors, *image), boxes)
 
     def counts(self, targets: AnchorTargets) -> dict[str, jax.Array]:
         """What the sums are divided by, once added up over all devices."""
