@@ -27,6 +27,7 @@ def _choose(table: dict, key: object, what: str) -> object:
 
 def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: str = '') -> Layers:
     """The convolutions and norms that `config` (a config's `model` part) asks for."""
+    platform = platform or jax.default_backend()
     layers = Layers(
         activation=config.activation,
         dtype=_choose(DTYPES, config.dtype, 'dtype'),
@@ -34,7 +35,8 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        pointwise_product=(platform or jax.default_backend()) == 'cpu',
+        pointwise_product=platform == 'cpu',
+        fold_stem=platform == 'tpu',
     )
     layers.check()
     return layers
