@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import update_readme_tables
+from tools import make_model_page, update_readme_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -84,3 +84,8 @@ def test_logs_in_the_readme_are_up_to_date():
         return update_readme_tables.fill(match[0], ROOT)
 
     assert update_readme_tables.PART.sub(fill, README) == README
+
+
+@pytest.mark.slow
+def test_model_page_is_made_from_the_models():
+    assert make_model_page.page() == make_model_page.PAGE.read_text()
