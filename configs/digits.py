@@ -31,10 +31,10 @@ def get_config() -> ConfigDict:
     config.data.max_boxes = 16
 
     config.train.batch_size = 16
-    config.train.epochs = 9
+    config.train.epochs = 7
     config.train.log_every_steps = 50
     config.train.checkpoint_every_steps = 250
-    config.train.eval_every_epochs = 3
+    config.train.eval_every_epochs = 2
 
     config.optim.learning_rate = 0.1
     config.optim.learning_rate_batch = 16
