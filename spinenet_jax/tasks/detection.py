@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spinenet_jax.ops import losses, nms
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, pyramid_anchors
@@ -72,19 +73,17 @@ class DetectionTask:
         for logits, codes in zip(*outputs, strict=True):
             batch, rows, columns, _ = logits.shape
             stop = start + rows * columns * ANCHORS_PER_CELL
-            shape = (batch, rows, columns, ANCHORS_PER_CELL)
             labels, goal, positive = (
-                x[:, start:stop].reshape(*shape, *x.shape[2:])
+                x[:, start:stop].reshape(batch, rows, columns, -1)
                 for x in (targets.labels, targets.codes, targets.positive)
             )
             # Label -1 is no class: a row of zeros.
-            one_hot = jax.nn.one_hot(labels, self.num_classes)
-            focal = losses.focal(
-                logits.reshape(*shape, self.num_classes), one_hot, FOCAL_ALPHA, FOCAL_GAMMA
-            )
-            huber = losses.huber(codes.reshape(*shape, 4) - goal, HUBER_DELTA)
+            classes = jnp.tile(jnp.arange(self.num_classes), ANCHORS_PER_CELL)
+            one_hot = spread(labels, self.num_classes, self.num_classes) == classes
+            focal = losses.focal(logits, one_hot.astype(jnp.float32), FOCAL_ALPHA, FOCAL_GAMMA)
+            huber = losses.huber(codes - goal, HUBER_DELTA)
             totals['class'] += jnp.sum(focal)
-            totals['box'] += jnp.sum(jnp.where(positive[..., None], huber, 0.0))
+            totals['box'] += jnp.sum(jnp.where(spread(positive, 4, 2) > 0, huber, 0.0))
             start = stop
         return totals
 
@@ -116,3 +115,24 @@ class DetectionTask:
         )
         found = nms.detect(logits, codes, self.anchors, self.image_size, self.rules)
         return found._asdict()
+
+
+def spread(values: jax.Array, repeats: int, limit: int) -> jax.Array:
+    """Repeat each of the last axis's values `repeats` times in a row, as `jnp.repeat` does.
+
+    Written as a product with ones and zeros, which lands in the layout that the heads' outputs have
+    on a TPU; a repeat, or a reshape to [..., anchors, classes], would copy those outputs.
+
+    Args:
+      values: i32 or bool[...,n].
+      repeats: at least 1.
+      limit: the values are whole numbers whose size is below it.
+
+    Returns:
+      f32[...,n * repeats], exact.
+    """
+    count = values.shape[-1]
+    ones = np.kron(np.eye(count), np.ones((1, repeats))).astype(np.float32)
+    # Up to 256 whole numbers are exact in bfloat16, which a TPU multiplies by default.
+    precision = 'default' if limit <= 256 else 'highest'
+    return jnp.matmul(values.astype(jnp.float32), ones, precision=precision)

@@ -7,7 +7,7 @@ import pytest
 
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops.nms import Rules
-from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.detection import DetectionTask, spread
 
 SIZE = (128, 96)
 CLASSES = 4
@@ -114,3 +114,10 @@ def test_images_are_normalised_and_padded_with_zero(task):
     images = np.asarray(task.images(batch))
     assert not images[0, 64:].any()
     np.testing.assert_allclose(images[0, 0, 0], [-2.1179039, -2.0357142, -1.8044444], rtol=1e-5)
+
+
+@pytest.mark.parametrize('limit', [5, 2000])
+def test_spread_repeats_exactly(limit):
+    values = np.array([[-1, 0, limit - 1], [3, 2, 1]], np.int32)
+    got = spread(values, 4, limit)
+    np.testing.assert_array_equal(got, np.repeat(values, 4, axis=-1))
