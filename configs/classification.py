@@ -10,7 +10,7 @@ Datasets; --config.data.root is where they lie:
     inaturalist_bbox  its annotated boxes, 2,854 classes; a folder that
                       tools/make_inaturalist_bbox.py has written
     digits            1,797 scans of digits that come with scikit-learn: nothing to download; 64
-                      pixels, 20 epochs and 0.4 times the width, for two CPU cores
+                      pixels, 12 epochs and 0.4 times the width, for two CPU cores
 Any of the first three from a folder root/<split>/<class>/*.jpg instead:
     --config.data.source=image_folder --config.data.eval_split=val
 
@@ -131,10 +131,10 @@ def _set_digits(config: ConfigDict) -> None:
     config.data.crop_aspect_min, config.data.crop_aspect_max = 0.8, 1.25
     config.data.eval_crop = 0.9
     config.train.batch_size = 64
-    config.train.epochs = 20
+    config.train.epochs = 12
     config.train.log_every_steps = 23
     config.train.checkpoint_every_steps = 230
-    config.train.eval_every_epochs = 5
+    config.train.eval_every_epochs = 4
     config.optim.learning_rate = 0.1
     config.optim.learning_rate_batch = 64
     config.optim.warmup_epochs = 2.0
