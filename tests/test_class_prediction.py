@@ -63,5 +63,9 @@ def test_records_and_line(found):
     records.add(found[0])
     (image,) = records.as_dict['images']
     assert (image['height'], image['width']) == (64, 64)
-    assert image['classes'][0] == {'id': 102, 'name': 'bright', 'score': pytest.approx(0.8, abs=1e-5)}
+    assert image['classes'][0] == {
+        'id': 102,
+        'name': 'bright',
+        'score': pytest.approx(0.8, abs=1e-5),
+    }
     assert records.last_line() == f'{found[0].path}: bright 0.800, dark 0.200, 3 0.000'
