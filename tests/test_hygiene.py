@@ -30,7 +30,7 @@ ARROWS = {
     'data': 'ops errors',
     'evaluation': 'data ops errors',
     'training': 'tasks models ops data evaluation visualize errors',
-    'convert': 'training tasks models ops errors',
+    'convert': 'training tasks models ops data errors',
     'cost': 'training tasks models ops data errors',
     'inference': 'training tasks models data errors',
     'prediction': 'inference data evaluation visualize errors',
@@ -204,8 +204,9 @@ def test_every_config_key_is_read():
 
 
 def test_no_config_is_left_out():
+    of_a_workdir = {'workdir', 'finetune'}  # tests/test_finetune.py
     found = {p.stem for p in (ROOT / 'configs').glob('*.py')} - {'common', '__init__'}
-    assert found == {name for name, _ in CONFIGS}
+    assert found - of_a_workdir == {name for name, _ in CONFIGS}
 
 
 @pytest.mark.parametrize(('name', 'argument'), CONFIGS)

@@ -51,7 +51,7 @@ def main() -> int:
     config = FLAGS.config
     section = config.eval if FLAGS.eval else config.train
     section.batch_size = FLAGS.global_batch or section.batch_size
-    model = build_model(config.model, platform='tpu')
+    model = build_model(config.model, task=config.task, platform='tpu')
     devices = tpu.topology_devices(FLAGS.topology)
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
