@@ -35,7 +35,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        pointwise_product=platform == 'cpu',
+        pointwise_product=platform in ('cpu', 'tpu'),
         fold_stem=platform == 'tpu',
     )
     layers.check()

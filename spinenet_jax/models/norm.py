@@ -31,7 +31,8 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
-      pointwise_product: compute 1x1 convolutions as matrix products (faster on CPU, same result).
+      pointwise_product: compute 1x1 convolutions as matrix products (faster on CPU and TPU, same
+        result).
       fold_stem: compute the 7x7 convolution of the image on 2x2 cells (faster on TPU, same result).
     """
 
