@@ -43,13 +43,8 @@ def train(workdir, config, *flags):
     environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
     environment['JAX_PLATFORMS'] = 'cpu'
     command = [sys.executable, 'train.py', f'--config={config}', f'--workdir={workdir}']
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment | {'JAX_PLATFORMS': 'cpu'},
-    )
+    command += [*SMALL, *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
     return [line['loss'] for line in lines if 'loss' in line]
