@@ -6,16 +6,14 @@ Sizes are traced from our models; published scores and the places of the checkpo
 the TF1 repository's own model zoo (models/official/detection/MODEL_ZOO.md in tensorflow/tpu).
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import app, flags
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if the page is out of date.')
 PAGE = ROOT / 'docs/models.md'
 BUCKET = 'https://storage.cloud.google.com/cloud-tpu-checkpoints/detection'
 
@@ -111,14 +109,16 @@ def page() -> str:
     return '\n'.join(parts)
 
 
-def main(argv: list[str]) -> int:
-    del argv
-    text = page()
-    if CHECK.value:
+def main() -> int:
+    """Exit status 1: --check was given and the page is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--check', action='store_true', help='write nothing, only compare')
+    check, text = parser.parse_args().check, page()
+    if check:
         return int(not PAGE.exists() or PAGE.read_text() != text)
     PAGE.write_text(text)
     return 0
 
 
 if __name__ == '__main__':
-    app.run(main)
+    sys.exit(main())
