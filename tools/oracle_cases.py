@@ -33,8 +33,8 @@ BACKBONES = {
 HEADS = ('relu', 'swish_repeats')  # whose class and box outputs are stored too
 ANCHORS = (((128, 256), 3.0), ((128, 128), 4.0))
 TRAINING = {**NARROW, 'activation': 'swish'}
-TRAINING_SIZE, TRAINING_BATCH, TRAINING_STEPS = (256, 256), 4, 10
-TRAINING_SGD = {'learning_rate': 5e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
+TRAINING_SIZE, TRAINING_BATCH, TRAINING_STEPS = (256, 256), 8, 10
+TRAINING_SGD = {'learning_rate': 1e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,
@@ -140,10 +140,18 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.float32) / np.float32(255.0) - mean) / deviation).astype(np.float32)
 
 
-def boxes(name: str, count: int, size: tuple[int, int], classes: int) -> tuple:
-    """(f32[count,4] boxes in pixels, i32[count] labels from 1) inside an image of `size`."""
+def boxes(
+    name: str, count: int, size: tuple[int, int], classes: int, square: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(f32[count,4] boxes in pixels, i32[count] labels from 1) inside an image of `size`.
+
+    Several anchors overlap a long box equally, and rounding decides which of them it claims; a
+    nearly `square` one always has a best anchor.
+    """
     random = generator(name)
     sides = np.exp(random.uniform(np.log(6), np.log(0.9 * min(size)), (count, 2)))
+    if square:
+        sides[:, 1] = sides[:, 0] * random.uniform(0.8, 1.0, count)
     corner = random.uniform(0, 1, (count, 2)) * (np.array(size) - sides)
     found = np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
     return found, random.integers(1, classes, count).astype(np.int32)
@@ -160,8 +168,9 @@ def training_batch(step: int) -> dict[str, np.ndarray]:
         'valid': np.zeros((batch, rows), bool),
     }
     for image in range(batch - 1):
-        count = 2 + 2 * image
-        found = boxes(f'training {step} {image}', count, TRAINING_SIZE, TRAINING['num_classes'])
+        count = 2 + image
+        name, classes = f'training {step} {image}', TRAINING['num_classes']
+        found = boxes(name, count, TRAINING_SIZE, classes, square=True)
         result['boxes'][image, :count], result['labels'][image, :count] = found
         result['valid'][image, :count] = True
     return result

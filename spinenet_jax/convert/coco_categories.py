@@ -91,4 +91,4 @@ _NAMES = [
 def categories() -> list[Category]:
     """The categories in order of their ids, 1 to 90 with ten left out."""
     ids = [i for i in range(1, NUM_CLASSES) if i not in _UNUSED]
-    return [Category(i, i, name) for i, name in zip(ids, _NAMES.split(','), strict=True)]
+    return [Category(i, i, name) for i, name in zip(ids, _NAMES, strict=True)]

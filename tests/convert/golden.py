@@ -86,14 +86,21 @@ def run(module: Any, variables: dict[str, Any], images: np.ndarray) -> dict[str,
     return {key: np.asarray(value) for key, value in result.items()}
 
 
-def error(ours: np.ndarray, theirs: np.ndarray, scale: float) -> float:
-    """Largest difference relative to `scale`, the largest value of theirs."""
+def error(ours: np.ndarray, theirs: np.ndarray, scale: float, slack: float = 0.0) -> float:
+    """Largest difference, beyond an absolute `slack`, relative to `scale`."""
     assert ours.shape == theirs.shape, f'shape {ours.shape} here, {theirs.shape} there'
-    return float(np.max(np.abs(ours - theirs)) / max(scale, 1e-12))
+    return max(float(np.max(np.abs(ours - theirs))) - slack, 0.0) / max(scale, 1e-12)
 
 
-def check(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance: float) -> None:
-    """Fail with every array whose `error` exceeds `tolerance`, the worst first.
+def check(
+    ours: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    tolerance: float,
+    slack: dict[str, float] | None = None,
+) -> None:
+    """Fail with every array that differs by more than `tolerance` of the largest value of theirs.
+
+    `slack` is an absolute difference an array may have besides.
 
     A convolution's bias before a norm has no effect: rounding is all there is in its gradient, so
     it is measured by its kernel's.
@@ -102,7 +109,8 @@ def check(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], tolerance:
     errors = {}
     for key in theirs:
         kernel = re.sub(r'(head/conv\d+)/bias$', r'\1/kernel', key)
-        errors[key] = error(ours[key], theirs[key], scale=np.max(np.abs(theirs[kernel])))
+        scale = float(np.max(np.abs(theirs[kernel])))
+        errors[key] = error(ours[key], theirs[key], scale, (slack or {}).get(key, 0.0))
     worst = sorted(errors, key=errors.get, reverse=True)
     print(f'worst of {len(errors)}: {worst[0]} {errors[worst[0]]:.2e}')
     wrong = [f'{key}: {errors[key]:.2e}' for key in worst if not errors[key] <= tolerance]

@@ -37,7 +37,12 @@ def momentum(opt_state):
 
 @pytest.fixture(scope='module')
 def run():
-    """Our ten steps: losses [10,3], {'gradient/...', 'change1/...', 'change10/...'}."""
+    """Our ten steps."""
+    return ten_steps()
+
+
+def ten_steps():
+    """(losses [10,3], {'gradient/...', 'change1/...', 'change10/...'}, {path: first value})."""
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
     module = build_model(golden.model_config(model), axis_name=AXIS)
     start = golden.random_variables(module, cases.TRAINING_SIZE, cases.training_weight)
@@ -81,14 +86,25 @@ def run():
             for path, value in after.items():
                 if index or path.startswith('batch_stats/'):
                     arrays[f'change{index + 1}/{path}'] = value - before[path]
-    return np.array(losses), arrays
+    return np.array(losses), arrays, before
 
 
-def compare(run, prefix, tolerance):
-    """Compare all arrays under `prefix`."""
+def compare(run, prefix, tolerance, slack=None, each=5.0):
+    """Compare what is under `prefix`: all of it as one vector, and each array to `each` tolerances.
+
+    Batch norms of few samples magnify rounding: changing the last bit of the weights moves single
+    arrays of the Model Garden's own gradient by 1e-4.
+    """
     ours, theirs = golden.part(run[1], prefix), golden.part(golden.load('training'), prefix)
     theirs = {path: cases.unpack(packed, ours[path].shape) for path, packed in theirs.items()}
-    golden.check(ours, theirs, tolerance)
+    for collection in ('params', 'batch_stats'):
+        keys = [key for key in theirs if key.startswith(collection)]
+        if keys:
+            a, b = (np.concatenate([x[key].ravel() for key in keys]) for x in (ours, theirs))
+            total = float(np.linalg.norm(a - b) / np.linalg.norm(b))
+            print(f'{prefix} {collection}: {total:.1e} as one vector')
+            assert total <= tolerance
+    golden.check(ours, theirs, each * tolerance, slack)
 
 
 def test_losses_of_ten_steps_with_weight_decay(run):
@@ -107,4 +123,7 @@ def test_one_step(run):
 
 
 def test_ten_steps(run):
-    compare(run, 'change10', TEN_STEPS_TOLERANCE)
+    """The change of everything; a step may round a weight by half a unit of its last place."""
+    rounding = 0.5 * cases.TRAINING_STEPS * np.finfo(np.float32).eps
+    slack = {path: rounding * float(np.max(np.abs(value))) for path, value in run[2].items()}
+    compare(run, 'change10', TEN_STEPS_TOLERANCE, slack)
