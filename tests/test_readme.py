@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import common
 from tools import make_model_page, update_readme_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,13 +47,16 @@ def test_readme_has_the_commands_it_is_about():
 
 
 @pytest.mark.parametrize('words', commands(), ids=lambda words: ' '.join(words[1:3]))
-def test_flags_of_commands_are_understood(words):
+def test_flags_of_commands_are_understood(words, tmp_path):
     """The flags are parsed by the script itself, which is stopped before it does anything."""
+    (tmp_path / 'config.json').write_text(common.get_config().to_json())
+    words = [word.replace('finetune.py:runs/49-tf1', f'finetune.py:{tmp_path}') for word in words]
     program = (
         'import runpy, sys\n'
         'from spinenet_jax import launch\n'
         f'sys.argv = {words[1:]!r}\n'
-        'launch.run = lambda main: print("parsed:", len(launch._parse(sys.argv)))\n'
+        'parse = lambda *_, **__: print("parsed:", len(launch._parse(sys.argv)))\n'
+        'launch.run = parse\n'
         f'runpy.run_path({words[1]!r}, run_name="__main__")\n'
     )
     done = subprocess.run(
