@@ -17,10 +17,4 @@ def get_config(workdir: str = '') -> ConfigDict:
 
     if not workdir:
         raise UserError('configs/workdir.py:<workdir>: the workdir of an earlier run is missing')
-    config = read_config(workdir)
-    for section in config.values():
-        if isinstance(section, ConfigDict):
-            for key, value in section.items():
-                if isinstance(value, list):  # JSON has no tuples
-                    section[key] = tuple(value)
-    return config
+    return read_config(workdir)

@@ -50,7 +50,14 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     path = absolute(workdir) / 'config.json'
     if not path.exists():
         raise UserError(f'{path}: no such file; give --config, or the --workdir of a run')
-    return ConfigDict(json.loads(path.read_text()))
+    return ConfigDict(_with_tuples(json.loads(path.read_text())))
+
+
+def _with_tuples(value: Any) -> Any:
+    """What JSON wrote as lists were tuples, the only sequences that flags can change."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str) -> Trained:

@@ -67,7 +67,7 @@ def test_settings_come_from_the_workdir(tmp_path):
     (tmp_path / 'config.json').write_text(digits.get_config().to_json())
     config = finetune.get_config(str(tmp_path))
     assert config.model.width == 0.25 and config.model.num_classes == 0
-    assert config.data.image_size == (128, 128)
+    assert config.data.image_size == (128, 128)  # a tuple again, which a flag can change
     assert config.train.init_from == str(tmp_path)
     plain = common.get_config()
     assert set(config) == set(plain)

@@ -111,4 +111,4 @@ def test_labels_must_mean_the_same_in_model_and_data(run):
 
 def test_read_config_gives_what_was_written(run):
     written = json.loads((run / 'config.json').read_text())
-    assert inference.read_config(run).optim.decay_epochs == written['optim']['decay_epochs']
+    assert list(inference.read_config(run).optim.decay_epochs) == written['optim']['decay_epochs']
