@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spinenet_jax.models.blocks import DropBlock, StochasticDepth
+from spinenet_jax.models.blocks import DropBlock, StochasticDepth, maybe_remat
+from spinenet_jax.models.norm import Layers
 
 
 def run(module, x, train=True, seed=0):
@@ -41,3 +42,24 @@ def test_inference_drops_nothing(module):
 def test_map_smaller_than_the_square():
     out = np.asarray(run(DropBlock(0.5, 7), jnp.ones((1000, 2, 3, 1))))
     assert np.isfinite(out).all() and (out == 0).any() and (out > 0).any()
+
+
+def test_remat_changes_neither_result_nor_gradient_nor_what_is_dropped():
+    # One block: a whole network with batch norm over so few values would amplify rounding.
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 16)).astype(np.float32)
+    results = []
+    for remat in (False, True):
+        block = maybe_remat(remat)(
+            kind='bottleneck', filters=4, layers=Layers(), drop_rate=0.5, keep_prob=0.8, drop_size=3
+        )
+        variables = block.init(jax.random.key(0), x, False)
+
+        def loss(params, block=block, variables=variables):
+            state = {'params': params, 'batch_stats': variables['batch_stats']}
+            rngs = {'dropout': jax.random.key(3)}
+            out, new = block.apply(state, x, True, mutable=['batch_stats'], rngs=rngs)
+            return jnp.sum(out**2), new
+
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables['params']))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
