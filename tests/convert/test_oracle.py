@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict
 from configs import common
 from spinenet_jax.convert import workdir
 from spinenet_jax.models.build import build_model
+from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.training.checkpoint import load_model
@@ -66,21 +67,43 @@ def detections(module, variables, images, model):
     return maps, {key: np.asarray(value) for key, value in found.items()}
 
 
+def rows(boxes, scores, classes):
+    """f[n,6] of class, score and box, best first."""
+    return np.concatenate([np.stack([classes, scores], 1), boxes], axis=1).astype(np.float64)
+
+
+def unexplained(mine, others):
+    """Rows of `mine` that `others` lack, but for those a rounding at the IoU threshold explains.
+
+    Whether a box that overlaps a better one of its class by 0.5 stays is decided by the last bits.
+    Such a box moves the others down by a row, so that the last ones fall out of the hundred.
+    """
+    left = []
+    for index, row in enumerate(mine):
+        alike = (others[:, 0] == row[0]) & (np.abs(others[:, 1] - row[1]) <= 1e-5)
+        alike &= np.abs(others[:, 2:] - row[2:]).max(axis=1) < 0.05  # pixels
+        better = mine[:index][mine[:index, 0] == row[0]]
+        overlaps = np.asarray(box_ops.iou(row[None, 2:], better[:, 2:])) if len(better) else 0.0
+        at_threshold = np.any(np.abs(overlaps - 0.5) < 1e-3)
+        fell_out = row[1] <= others[-1, 1] + 1e-5
+        if not (alike.any() or at_threshold or fell_out):
+            left.append(index)
+    return left
+
+
 def check_detections(ours, theirs):
-    """Equal detections in equal order; only scores that are all but equal may change places."""
+    """The same detections, at most three of them decided by rounding at the IoU threshold."""
     count = int(theirs['num_detections'][0])
     assert int(ours['valid'][0].sum()) == count > 50
-    scores = theirs['detection_scores'][0, :count]
-    np.testing.assert_allclose(ours['scores'][0, :count], scores, atol=1e-5)
-    apart = np.abs(ours['boxes'][0, :count] - theirs['detection_boxes'][0, :count]).max(axis=1)
-    same = ours['classes'][0, :count] == theirs['detection_classes'][0, :count]
-    same &= apart < 0.05  # pixels
-    gaps = np.minimum(np.abs(np.diff(scores, prepend=2)), np.abs(np.diff(scores, append=-1)))
-    wrong = np.flatnonzero(~same & (gaps > 1e-5))
-    print(
-        f'{count} detections, {same.sum()} in the same place, boxes within {apart[same].max():.1e}'
+    mine = rows(*(ours[key][0, :count] for key in ('boxes', 'scores', 'classes')))
+    names = ('detection_boxes', 'detection_scores', 'detection_classes')
+    others = rows(*(theirs[name][0, :count] for name in names))
+    assert unexplained(mine, others) == unexplained(others, mine) == []
+    common_rows = sum(
+        bool(np.any((np.abs(others - row) < (0.5, 1e-5, *[0.05] * 4)).all(axis=1))) for row in mine
     )
-    assert not wrong.size, f'detections {wrong} differ'
+    print(f'{common_rows} of {count} detections are the same')
+    assert common_rows >= count - 3
 
 
 @pytest.mark.parametrize(('name', 'side'), [('49S', 640), ('49', 640), ('190', 256)])
