@@ -1,0 +1,112 @@
+"""peers.py's worker for this project: network, post-processing and the step of train.py."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peer_worker as worker
+
+from configs import retinanet
+from spinenet_jax.cost import model_cost
+from spinenet_jax.models.build import build_model
+from spinenet_jax.tasks.build import build_task
+from spinenet_jax.training import optim
+from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
+from spinenet_jax.training.step import make_train_step
+
+
+def settings(spec: worker.Spec, side: int):
+    """SpineNet-49 for images of `side`: float32 on CPU, bfloat16 on GPU."""
+    config = retinanet.get_config('49-B')
+    config.data.image_size = (side, side)
+    config.model.dtype = 'bfloat16' if spec.on == 'gpu' else 'float32'
+    config.train.batch_size = spec.train_batch
+    return config
+
+
+def crowd(variables: dict, network, x: jax.Array) -> dict:
+    """Variables whose outputs are as crowded as `worker.calibration` says."""
+    params = jax.tree.map(lambda value: value, variables['params'])
+    heads = [params[name]['predict'] for name in ('class_head', 'box_head')]
+    for head in heads:
+        head['bias'] = jnp.zeros_like(head['bias'])
+    logits, codes = (
+        np.concatenate([np.ravel(level) for level in levels])
+        for levels in network({**variables, 'params': params}, x)
+    )
+    logit_scale, bias, code_scale = worker.calibration(logits, codes)
+    heads[0]['kernel'] *= logit_scale
+    heads[0]['bias'] += bias
+    heads[1]['kernel'] *= code_scale
+    return {**variables, 'params': params}
+
+
+def train_measure(spec: worker.Spec):
+    """(one training step as a function, its peak bytes as the compiler counts them)."""
+    config = settings(spec, spec.train_size)
+    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
+    optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
+    state = [replicate(create_state(model, optimizer, task.image_size, seed=0))]
+    boxes, labels = worker.objects(spec.train_size, spec.train_batch)
+    pixels = np.random.default_rng(0).integers(0, 256, (spec.train_batch, *task.image_size, 3))
+    batch = {
+        'image': pixels.astype(np.uint8),
+        'content_size': np.full((spec.train_batch, 2), task.image_size, np.int32),
+        'boxes': boxes,
+        'labels': labels.astype(np.int32),
+        'valid': np.ones(labels.shape, bool),
+    }
+    batch = jax.device_put({key: value[None] for key, value in batch.items()}, shard_sharding())
+    step = make_train_step(
+        model, task, optimizer, lambda step: worker.LEARNING_RATE, seed=0, devices=jax.devices()[:1]
+    )
+    compiled = step.lower(state[0], batch).compile()
+    memory = compiled.memory_analysis()
+    peak = memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+    def run() -> None:
+        state[0], metrics = compiled(state[0], batch)
+        jax.block_until_ready((state[0], metrics))
+
+    return run, peak
+
+
+def build(spec: worker.Spec) -> worker.Peer:
+    """Everything compiled on the first call of each measure, training at once."""
+    config = settings(spec, spec.image_size)
+    task, model = build_task(config), build_model(config.model, axis_name=None)
+    one = jax.device_put(worker.images(spec, 1, spec.image_size))
+    variables = jax.jit(lambda: model.init(jax.random.key(0), one, train=False))()
+    network = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    whole = jax.jit(lambda v, x: task.predictions(model.apply(v, x, train=False), {}))
+    variables = crowd(variables, network, one)
+    scores = [jax.nn.sigmoid(level) for level in network(variables, one)[0]]
+
+    def call(function, x):
+        return lambda: jax.block_until_ready(function(variables, x))
+
+    square = jnp.ones((spec.matmul, spec.matmul), config.model.dtype)
+    product = jax.jit(jnp.dot)
+    train, train_bytes = train_measure(spec)
+    measures = {
+        'network': call(network, one),
+        'end_to_end': call(whole, one),
+        'train': train,
+        'matmul': lambda: product(square, square).block_until_ready(),
+    }
+    for batch in spec.batches:
+        x = jax.device_put(worker.images(spec, batch, spec.image_size))
+        measures[f'throughput_{batch}'] = call(whole, x)
+    parts = model_cost(model, task.image_size).values()
+    facts = {
+        'model': 'RetinaNet SpineNet-49',
+        'dtype': config.model.dtype,
+        'candidates': int(sum(jnp.sum(s > worker.SCORE_THRESHOLD) for s in scores)),
+        'multiply_adds': sum(part.multiply_adds for part in parts),
+        'versions': {'jax': jax.__version__, 'flax': flax.__version__},
+    }
+    return worker.Peer(facts, measures, lambda name: train_bytes if name == 'train' else None)
+
+
+if __name__ == '__main__':
+    worker.serve(build)

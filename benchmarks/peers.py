@@ -1,0 +1,274 @@
+"""How fast is this project beside other RetinaNets on the same machine, in one run?
+
+    python benchmarks/peers.py --on=cpu
+    python benchmarks/peers.py --on=gpu
+
+Every peer runs in a Python environment of its own, which `tools/make_peer_env.sh` builds; one that
+is missing is reported as not run. All are compiled and warm before anything is timed, and then one
+computes at a time, in turn, several rounds of each measure, so that a machine that slows down slows
+all of them. Prints a table; each line of it is also appended to benchmarks/logs/peers.jsonl.
+
+Measures, images/s and seconds (median and least of all rounds):
+
+    network       one 640 x 640 image, normalised, to class logits and box codes
+    end_to_end    the same and post-processing, to 100 detections
+    train         a step on 4 images of 256 x 256 with 10 boxes each (gpu: 32 of 640 x 640):
+                  forward, backward, losses, SGD with momentum and weight decay
+    matmul        a square matrix product, as the peer's framework does it: the machine's peak
+    throughput    end_to_end at batch sizes 1 to 64; --on=gpu only
+
+What is equal: images, their number and size, float32 (gpu: bfloat16 convolutions, float32
+parameters), 91 classes, 9 anchors a cell on levels 3 to 7, score threshold 0.05, IoU threshold 0.5,
+100 detections, random weights. Post-processing costs what the outputs make it cost, so every peer's
+predictors are scaled: logits have mean -5 and deviation 1 over all anchors and classes, box codes
+have deviation 0.3. One score in fifty is above the threshold in all of them (the log counts
+'candidates'): as crowded as a busy photograph's.
+
+What is not equal:
+  - The Model Garden has the same network as ours, to the last weight. KerasHub and torchvision have
+    ResNet-50-FPN, about as many multiply-adds (96.9 billion by our count, against 85.3), and
+    KerasHub has no batch norm in FPN and heads.
+  - Suppression: the Garden's is its default ('v2': each class alone, 5,000 candidates of each);
+    'end_to_end_batched' is its other version, TensorFlow's combined suppression. KerasHub's takes
+    each anchor's best class and suppresses across classes, which is less work than a class at a
+    time. torchvision's takes the best 1,000 candidates of each level. Ours is exact, a class at a
+    time, from 5,000 of each.
+  - Training: targets are matched to anchors inside the step by ours, KerasHub and torchvision; by
+    the Garden in its input pipeline, which is not timed. Ours also normalises the images. KerasHub
+    gets its batch from the host's memory, as `fit` does.
+"""
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+_ON = flags.DEFINE_enum('on', 'cpu', ['cpu', 'gpu'], 'what to measure on')
+_MEASURES = flags.DEFINE_list('measures', [], 'only these; default all')
+_PEERS = flags.DEFINE_list('peers', [], 'only these; default all that belong to --on')
+_ENVIRONMENTS = flags.DEFINE_string('environments', '~/.cache/spinenet_peers', 'their folder')
+_PYTHONS = flags.DEFINE_list('pythons', [], 'peer=path of its python, instead of the folder')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'turns of each peer a measure')
+_REPEATS = flags.DEFINE_integer('repeats', 2, 'calls timed a turn')
+_IMAGE_SIZE = flags.DEFINE_integer('image_size', 640, 'side, pixels; a multiple of 128')
+_TRAIN_SIZE = flags.DEFINE_integer('train_size', 0, 'side, pixels; default 256, gpu 640')
+_TRAIN_BATCH = flags.DEFINE_integer('train_batch', 0, 'images; default 4, gpu 32')
+_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/peers.jsonl')
+
+PEERS = {
+    'cpu': ('ours', 'garden', 'kerashub'),
+    'gpu': ('ours', 'torchvision'),
+}
+MEASURES = ('network', 'end_to_end', 'train', 'matmul', 'throughput')
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Worker(NamedTuple):
+    """A peer that runs and waits for requests.
+
+    Attributes:
+      name: of the peer.
+      process: its process.
+      about: what it said when it was ready: 'facts', 'ready', 'failed', 'warm_up_s'.
+    """
+
+    name: str
+    process: subprocess.Popen
+    about: dict[str, Any]
+
+
+def pythons(given: list[str], folder: str) -> dict[str, Path]:
+    """Each peer's interpreter: ours is this one, others as given or in their folder.
+
+    Raises:
+      ValueError: an entry of `given` that is not 'peer=path'.
+    """
+    found = {'ours': Path(sys.executable)}
+    for name in ('garden', 'kerashub', 'torchvision'):
+        found[name] = Path(folder).expanduser() / name / 'bin/python'
+    for entry in given:
+        name, separator, path = entry.partition('=')
+        if name not in found or not separator:
+            raise ValueError(f'--pythons={entry}: give peer=path, peers are {", ".join(found)}')
+        found[name] = Path(path).expanduser()
+    return found
+
+
+def specification(on: str) -> dict[str, Any]:
+    """What the workers are asked to build; see `peer_worker.Spec`."""
+    gpu = on == 'gpu'
+    return {
+        'on': on,
+        'image_size': _IMAGE_SIZE.value,
+        'train_size': _TRAIN_SIZE.value or (640 if gpu else 256),
+        'train_batch': _TRAIN_BATCH.value or (32 if gpu else 4),
+        'batches': BATCHES if gpu else (),
+        'matmul': 8192 if gpu else 2048,
+        'measures': _MEASURES.value or MEASURES,
+    }
+
+
+def start(name: str, python: Path, spec: dict[str, Any]) -> Worker | str:
+    """The warm worker of a peer, or one line on why there is none."""
+    if not python.exists():
+        return f'no {python}: tools/make_peer_env.sh {name} DIRECTORY, --pythons={name}=PYTHON'
+    environment = {
+        **os.environ,
+        'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools"}',
+        'TF_CPP_MIN_LOG_LEVEL': '3',
+    }
+    if spec['on'] == 'cpu':
+        environment |= {'JAX_PLATFORMS': 'cpu', 'CUDA_VISIBLE_DEVICES': ''}
+    # Peers share the card: none may take all of its memory beforehand.
+    environment |= {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+    process = subprocess.Popen(
+        [python, ROOT / f'benchmarks/peer_{name}.py', json.dumps(spec)],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    if not line:
+        return f'its worker ended with status {process.wait()}; its error is above'
+    return Worker(name, process, json.loads(line))
+
+
+def ask(worker: Worker, measure: str, repeats: int) -> dict[str, Any]:
+    """One turn: {'seconds': list, 'peak_bytes': int or None}."""
+    worker.process.stdin.write(json.dumps([measure, repeats]) + '\n')
+    worker.process.stdin.flush()
+    return json.loads(worker.process.stdout.readline())
+
+
+def round_robin(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[str, dict]]:
+    """{measure: {peer: answer with the seconds of all rounds}}; each round starts with another."""
+    measures = dict.fromkeys(name for worker in workers for name in worker.about['ready'])
+    answers = {}
+    for measure in measures:
+        able = [worker for worker in workers if measure in worker.about['ready']]
+        found = answers[measure] = {}
+        for turn in range(rounds):
+            first = turn % len(able)
+            for worker in able[first:] + able[:first]:
+                answer = ask(worker, measure, repeats)
+                earlier = found.get(worker.name, {'seconds': []})['seconds']
+                found[worker.name] = answer | {'seconds': earlier + answer['seconds']}
+    return answers
+
+
+def table(answers: dict, about: dict[str, dict], spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each measure and peer.
+
+    Args:
+      answers: of `round_robin`.
+      about: {peer: what it said when it was ready}.
+      spec: of `specification`.
+
+    Returns:
+      Rows for the log. 'ours_is_times_faster' is the peer's median over ours, for measures that
+      ours has under the name up to the peer's suffix ('end_to_end_batched' meets 'end_to_end').
+    """
+    side = spec['matmul']
+    rates = [2 * side**3 / min(a['seconds']) for a in answers.get('matmul', {}).values()]
+    rows = []
+    for measure, found in answers.items():
+        ours = answers.get(measure.removesuffix('_batched'), {}).get('ours')
+        for name, answer in found.items():
+            facts, median = about[name]['facts'], statistics.median(answer['seconds'])
+            size, batch = shape_of(measure, spec)
+            row = {
+                'measure': measure,
+                'peer': name,
+                'model': facts['model'],
+                'dtype': facts['dtype'],
+                'image_size': size,
+                'batch_size': batch,
+                'median_s': round(median, 5),
+                'min_s': round(min(answer['seconds']), 5),
+                'images_per_s': round(batch / median, 3),
+            }
+            if ours and name != 'ours':
+                row['ours_is_times_faster'] = round(median / statistics.median(ours['seconds']), 3)
+            if measure == 'matmul':
+                del row['images_per_s']
+                row['tflops'] = round(2 * side**3 / min(answer['seconds']) / 1e12, 3)
+            elif rates and 'multiply_adds' in facts:
+                # A backward pass is two products of the forward pass's size.
+                flops = (6 if measure == 'train' else 2) * facts['multiply_adds']
+                flops *= (size / spec['image_size']) ** 2
+                row['share_of_matrix_peak'] = round(flops * batch / median / max(rates), 3)
+            if answer.get('peak_bytes'):
+                row['peak_gib'] = round(answer['peak_bytes'] / 2**30, 2)
+            rows.append(row)
+    return rows
+
+
+def shape_of(measure: str, spec: dict[str, Any]) -> tuple[int, int]:
+    """(side of the images, or of the matrices, and their number) of a measure."""
+    if measure == 'train':
+        return spec['train_size'], spec['train_batch']
+    if measure == 'matmul':
+        return spec['matmul'], 1
+    last = measure.rsplit('_', 1)[1] if measure.startswith('throughput_') else '1'
+    return spec['image_size'], int(last)
+
+
+def show(rows: list[dict[str, Any]]) -> str:
+    """The rows as a text table."""
+    head = ('measure', 'peer', 'median_s', 'min_s', 'images_per_s', 'ours_is_times_faster')
+    head += ('share_of_matrix_peak', 'peak_gib')
+    lines = [head, *([str(row.get(name, '')) for name in head] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return '\n'.join(
+        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Start, measure, write down, stop."""
+    del argv
+    from benchmarks import machine
+
+    spec = specification(_ON.value)
+    found = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
+    began, load = datetime.datetime.now().isoformat(timespec='minutes'), os.getloadavg()[0]
+    workers, missing = [], {}
+    try:
+        for name in _PEERS.value or PEERS[_ON.value]:
+            worker = start(name, found[name], spec)
+            if isinstance(worker, str):
+                missing[name] = worker
+            else:
+                workers.append(worker)
+                failed = worker.about['failed'].items()
+                missing |= {f'{name}, {measure}': error for measure, error in failed}
+        answers = round_robin(workers, _ROUNDS.value, _REPEATS.value)
+    finally:
+        for worker in workers:
+            worker.process.stdin.close()
+            worker.process.wait()
+    about = {worker.name: worker.about for worker in workers}
+    rows = table(answers, about, spec)
+    for row in rows:
+        facts = about[row['peer']]['facts']
+        extra = {'candidates': facts['candidates'], 'versions': facts['versions']}
+        where = {'run': began, 'on': spec['on'], 'load_before': round(load, 2)}
+        machine.record('peers', {**where, **row, **extra}, _LOG.value)
+    print(show(rows))
+    for name, reason in missing.items():
+        print(f'{name}: not run: {reason}')
+
+
+if __name__ == '__main__':
+    app.run(main)
