@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from spinenet_jax.models.graph import EXPANSION
 from spinenet_jax.models.norm import Layers
+from spinenet_jax.ops import strips as strip_ops
 
 
 class StochasticDepth(nn.Module):
@@ -16,17 +17,20 @@ class StochasticDepth(nn.Module):
 
     Attributes:
       rate: probability in [0, 1) that an image's branch is dropped; kept ones grow by 1/(1 - rate).
+      strips: into how many strips each image is cut (ops/strips.py).
     """
 
     rate: float
+    strips: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not train or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        shape = (x.shape[0] // self.strips,) + (1,) * (x.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng('dropout'), keep, shape)
+        kept = jnp.repeat(kept, self.strips, axis=0)
         return jnp.where(kept, x / jnp.asarray(keep, x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -36,15 +40,18 @@ class DropBlock(nn.Module):
     Attributes:
       keep_prob: share of activations kept, in (0, 1]; 1 does nothing.
       block_size: side of a dropped square in cells; at most the map's smaller side is used.
+      strips: into how many strips each image is cut (ops/strips.py).
     """
 
     keep_prob: float
     block_size: int = 7
+    strips: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not train or self.keep_prob == 1.0:
             return x
+        x = strip_ops.join(x, self.strips)
         _, height, width, _ = x.shape
         size = min(self.block_size, height, width)
         rows, columns = height - size + 1, width - size + 1
@@ -58,7 +65,8 @@ class DropBlock(nn.Module):
         )
         kept = 1.0 - jnp.maximum(dropped, 0.0)
         share = jnp.mean(kept, dtype=jnp.float32)
-        return x * kept / jnp.maximum(share, 1e-6).astype(x.dtype)
+        x = x * kept / jnp.maximum(share, 1e-6).astype(x.dtype)
+        return strip_ops.split(x, self.strips)
 
 
 class Block(nn.Module):
@@ -103,11 +111,11 @@ class Block(nn.Module):
             x = layers.norm(train, name=f'norm{number}')(x)
             x = layers.act(x) if number < len(plan) else x
             x = self._drop_block(x, train)
-        x = StochasticDepth(self.drop_rate)(x, train=train)
+        x = StochasticDepth(self.drop_rate, layers.strips)(x, train=train)
         return layers.act(x + shortcut)
 
     def _drop_block(self, x: jax.Array, train: bool) -> jax.Array:
-        return DropBlock(self.keep_prob, self.drop_size)(x, train=train)
+        return DropBlock(self.keep_prob, self.drop_size, self.layers.strips)(x, train=train)
 
 
 def maybe_remat(remat: bool) -> type[nn.Module]:

@@ -36,7 +36,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
         pointwise_product=platform in ('cpu', 'tpu'),
-        fold_stem=platform == 'tpu',
+        shallow_strips=platform == 'tpu',
     )
     layers.check()
     return layers

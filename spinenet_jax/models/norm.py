@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.ops.convolution import folded_conv, pointwise_product
+from spinenet_jax.ops import cells
+from spinenet_jax.ops import strips as strip_ops
+from spinenet_jax.ops.convolution import pointwise_product
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
@@ -33,7 +35,10 @@ class Layers(NamedTuple):
       epsilon: added to the variance.
       pointwise_product: compute 1x1 convolutions as matrix products (faster on CPU and TPU, same
         result).
-      fold_stem: compute the 7x7 convolution of the image on 2x2 cells (faster on TPU, same result).
+      shallow_strips: compute the stem on cells of pixels and level 2 on strips (faster on TPU, same
+        result; ops/cells.py, ops/strips.py).
+      strips: into how many strips the maps are cut that these layers see.
+      on_cells: whether these are the stem's layers, on cells.
     """
 
     activation: str = 'relu'
@@ -43,7 +48,9 @@ class Layers(NamedTuple):
     momentum: float = 0.99
     epsilon: float = 1e-3
     pointwise_product: bool = False
-    fold_stem: bool = False
+    shallow_strips: bool = False
+    strips: int = 1
+    on_cells: bool = False
 
     def check(self) -> None:
         """Raise `UserError` for an activation or padding that does not exist."""
@@ -71,11 +78,6 @@ class Layers(NamedTuple):
     ) -> nn.Conv:
         """A square convolution; 1x1 and 3x3 of stride 1 keep the size, stride s gives ceil(n/s)."""
         symmetric = self.padding == 'symmetric' and stride > 1
-        formulation = None
-        if self.pointwise_product and kernel == stride == 1:
-            formulation = pointwise_product
-        elif self.fold_stem and (kernel, stride) == (7, 2):
-            formulation = folded_conv
         return nn.Conv(
             features,
             (kernel, kernel),
@@ -85,17 +87,68 @@ class Layers(NamedTuple):
             kernel_init=kernel_init,
             bias_init=bias_init,
             dtype=self.dtype,
-            conv_general_dilated=formulation,
+            conv_general_dilated=self._formulation(kernel, stride),
             name=name,
         )
 
-    def norm(self, train: bool, *, name: str) -> nn.BatchNorm:
+    def _formulation(self, kernel: int, stride: int) -> Callable | None:
+        """How to compute a convolution; None is XLA's own."""
+        if self.on_cells:
+            return cells.conv(self.strips)
+        if self.strips > 1:
+            return strip_ops.conv(self.strips)
+        return pointwise_product if self.pointwise_product and kernel == stride == 1 else None
+
+    def norm(self, train: bool, *, name: str) -> nn.Module:
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            axis_name=self.axis_name if train else None,
-            name=name,
-        )
+        options = {
+            'use_running_average': not train,
+            'momentum': self.momentum,
+            'epsilon': self.epsilon,
+            'dtype': self.dtype,
+            'axis_name': self.axis_name if train else None,
+            'name': name,
+        }
+        return CellBatchNorm(**options) if self.on_cells else nn.BatchNorm(**options)
+
+
+class CellBatchNorm(nn.Module):
+    """`nn.BatchNorm` of a map of cells, [B,h,w,positions*C]; same variables, same result.
+
+    Attributes: as `nn.BatchNorm`.
+    """
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    dtype: jnp.dtype
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f[B,h,w,positions*C] to the same shape."""
+        channels = x.shape[-1] // cells.POSITIONS
+        scale = self.param('scale', nn.initializers.ones, (channels,))
+        bias = self.param('bias', nn.initializers.zeros, (channels,))
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
+        variance = self.variable('batch_stats', 'var', jnp.ones, (channels,))
+        if self.use_running_average:
+            statistics = mean.value, variance.value
+        else:
+            statistics = self._statistics(x.astype(jnp.float32))
+            if not self.is_initializing():
+                for old, new in zip((mean, variance), statistics, strict=True):
+                    old.value = self.momentum * old.value + (1 - self.momentum) * new
+        shift, spread = statistics
+        factor = jax.lax.rsqrt(spread + self.epsilon) * scale
+        shift, factor, bias = (jnp.tile(v, cells.POSITIONS) for v in (shift, factor, bias))
+        return ((x - shift) * factor + bias).astype(self.dtype)
+
+    def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance of each channel, over all replicas."""
+        moments = jnp.stack([jnp.mean(x, (0, 1, 2)), jnp.mean(x * x, (0, 1, 2))])
+        moments = moments.reshape(2, cells.POSITIONS, -1).mean(axis=1)
+        if self.axis_name is not None and not self.is_initializing():
+            moments = jax.lax.pmean(moments, self.axis_name)
+        mean, square = moments
+        return mean, jnp.maximum(square - mean * mean, 0.0)

@@ -5,7 +5,8 @@ from flax import linen as nn
 
 from spinenet_jax.models.blocks import maybe_remat
 from spinenet_jax.models.norm import Layers
-from spinenet_jax.ops import resample
+from spinenet_jax.models.stem import stem
+from spinenet_jax.ops import strips
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STAGE_FILTERS = (64, 128, 256, 512)
@@ -34,9 +35,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
         """f[B,H,W,3] to {2: C2, 3: C3, 4: C4, 5: C5}; C_l is [B,ceil(H/2^l),ceil(W/2^l),*]."""
-        x = self.layers.conv(64, 7, 2, name='stem_conv')(images.astype(self.layers.dtype))
-        x = self.layers.act(self.layers.norm(train, name='stem_norm')(x))
-        x = resample.max_pool(x, 3, 2)
+        x = strips.join(*stem(self.layers, images, train))
         block = maybe_remat(self.remat)
         maps, done, total = {}, 0, sum(DEPTHS[self.depth])
         for stage, repeats in enumerate(DEPTHS[self.depth]):

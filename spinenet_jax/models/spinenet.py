@@ -11,9 +11,10 @@ from flax import linen as nn
 from spinenet_jax.models.blocks import maybe_remat
 from spinenet_jax.models.graph import EXPANSION, STEM_BLOCKS, Graph, filters
 from spinenet_jax.models.norm import Layers
-from spinenet_jax.ops import resample
+from spinenet_jax.models.stem import stem
+from spinenet_jax.ops import resample, strips
 
-STEM_CHANNELS = 64  # of the 7x7 convolution, in every member of the family
+STEM_LEVEL = 2
 
 
 class Resample(nn.Module):
@@ -27,6 +28,7 @@ class Resample(nn.Module):
       channels: channels out.
       halvings: target level minus parent level; negative up-samples.
       layers: makes convolutions and norms.
+      strips_in, strips_out: into how many strips the parent's and the target's maps are cut.
       pooling: 'chain' of 3x3 max-pools, or the 'single' max-pool of the TF1 original.
     """
 
@@ -35,23 +37,33 @@ class Resample(nn.Module):
     halvings: int
     layers: Layers
     pooling: str = 'chain'
+    strips_in: int = 1
+    strips_out: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, size: tuple[int, int], *, train: bool) -> jax.Array:
-        """[B,H,W,C] to [B,*size,channels]."""
-        layers, old_width = self.layers, x.shape[2]
+        """[B,H,W,C] to [B,*size,channels]; `size` is that of whole maps."""
+        layers = self.layers._replace(strips=self.strips_in)
+        old_width = x.shape[2] * self.strips_in
         x = layers.conv(self.middle, 1, name='conv_in')(x)
         x = layers.act(layers.norm(train, name='norm_in')(x))
         if self.halvings > 0:
             x = layers.conv(self.middle, 3, 2, name='conv_down')(x)
             x = layers.act(layers.norm(train, name='norm_down')(x))
-            if self.pooling == 'single':
-                x = resample.single_pool(x, old_width, size[1])
-            else:
-                x = resample.chain_pools(x, self.halvings - 1)
-        x = resample.nearest(x, size)
+        if self.halvings != 0:
+            x = self._resize(strips.join(x, self.strips_in), old_width, size)
+            x = strips.split(x, self.strips_out)
+        layers = self.layers._replace(strips=self.strips_out)
         x = layers.conv(self.channels, 1, name='conv_out')(x)
         return layers.norm(train, name='norm_out')(x)
+
+    def _resize(self, x: jax.Array, old_width: int, size: tuple[int, int]) -> jax.Array:
+        """What convolutions leave to max-pools and nearest neighbours."""
+        if self.halvings > 0 and self.pooling == 'single':
+            x = resample.single_pool(x, old_width, size[1])
+        elif self.halvings > 0:
+            x = resample.chain_pools(x, self.halvings - 1)
+        return resample.nearest(x, size)
 
 
 class SpineNet(nn.Module):
@@ -90,53 +102,50 @@ class SpineNet(nn.Module):
 
         Any H and W from 1 pixel up; sizes that are multiples of 2**7 need no fractional resize.
         """
-        nodes = self._stem(images.astype(self.layers.dtype), train)
+        x, count = stem(self.layers, images, train)
+        cut = {STEM_LEVEL: count}  # how many strips, by level
+        nodes = []
+        for index in range(STEM_BLOCKS):
+            group = self._group(f'stem_block{index}', 'bottleneck', STEM_LEVEL, 0.0, count)
+            nodes.append(group(nodes[-1] if nodes else x, train))
         merges = self.graph.merges
         for index, block in enumerate(self.graph.blocks, STEM_BLOCKS):
             size = resample.level_size(images.shape[1:3], block.level)
             terms = [
-                self._resample(index, position, parent)(nodes[parent], size, train=train)
+                self._resample(index, position, parent, cut)(nodes[parent], size, train=train)
                 for position, parent in enumerate(block.parents)
             ]
             x = sum(terms[1:], terms[0])
             x = self.layers.act(sum((nodes[i] for i in merges.get(index, ())), x))
             rate = self.stochastic_depth * (index - 1) / len(self.graph.blocks)
-            nodes.append(self._group(f'block{index}', block.kind, block.level, rate)(x, train))
+            count = cut.get(block.level, 1)
+            group = self._group(f'block{index}', block.kind, block.level, rate, count)
+            nodes.append(group(x, train))
         return {
-            level: self._endpoint(level, nodes[index], train)
+            level: self._endpoint(level, strips.join(nodes[index], cut.get(level, 1)), train)
             for level, index in self.graph.outputs.items()
             if self.levels[0] <= level <= self.levels[1]
         }
 
-    def _stem(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        """7x7 convolution and max-pool, then the two level-2 blocks, both of them nodes."""
-        x = self.layers.conv(STEM_CHANNELS, 7, 2, name='stem_conv')(x)
-        x = self.layers.act(self.layers.norm(train, name='stem_norm')(x))
-        x = resample.max_pool(x, 3, 2)
-        nodes = []
-        for index in range(STEM_BLOCKS):
-            x = self._group(f'stem_block{index}', 'bottleneck', 2, 0.0, project=index == 0)(
-                x, train
-            )
-            nodes.append(x)
-        return nodes
-
     def _group(
-        self, name: str, kind: str, level: int, rate: float, project: bool = False
+        self, name: str, kind: str, level: int, rate: float, count: int
     ) -> Callable[[jax.Array, bool], jax.Array]:
-        """The copies of one block; only the first stem block changes width, and so projects."""
+        """The copies of one block, on maps in `count` strips.
+
+        Only the first stem block changes width, and so projects.
+        """
         block = maybe_remat(self.remat)
-        stem = name.startswith('stem')
+        in_stem = name.startswith('stem')
 
         def apply(x: jax.Array, train: bool) -> jax.Array:
             for repeat in range(self.block_repeats):
                 x = block(
                     kind=kind,
                     filters=filters(level, self.width),
-                    layers=self.layers,
-                    project=project and repeat == 0,
+                    layers=self.layers._replace(strips=count),
+                    project=name == 'stem_block0' and repeat == 0,
                     drop_rate=rate,
-                    keep_prob=1.0 if stem else self.dropblock_keep_prob,
+                    keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
                     drop_size=self.dropblock_size,
                     name=f'{name}_{repeat}',
                 )(x, train)
@@ -144,8 +153,8 @@ class SpineNet(nn.Module):
 
         return apply
 
-    def _resample(self, index: int, position: int, parent: int) -> Resample:
-        """The edge from `parent` to block `index`."""
+    def _resample(self, index: int, position: int, parent: int, cut: dict[int, int]) -> Resample:
+        """The edge from `parent` to block `index`; `cut` has the strips by level."""
         block = self.graph.blocks[index - STEM_BLOCKS]
         level = self.graph.levels[parent]
         return Resample(
@@ -154,6 +163,8 @@ class SpineNet(nn.Module):
             halvings=block.level - level,
             layers=self.layers,
             pooling=self.pooling,
+            strips_in=cut.get(level, 1),
+            strips_out=cut.get(block.level, 1),
             name=f'resample{index}_{position}',
         )
 

@@ -144,3 +144,49 @@ def test_bfloat16_is_near_float32_and_ends_in_float32(narrow):
     heads = build_model(model_config(dtype='bfloat16'), None)
     out = jax.eval_shape(lambda v, x: heads.apply(v, x, train=False), variables, images)
     assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'stochastic_depth': 0.5},
+        {'dropblock_keep_prob': 0.8, 'padding': 'symmetric', 'pooling': 'single'},
+        {'activation': 'swish', 'block_repeats': 2},
+    ],
+)
+def test_cells_and_strips_change_no_number(changes):
+    """Into and out of level 2 by every kind of edge: outputs, statistics and gradients."""
+    graph = Graph(
+        'shallow',
+        (
+            Block(2, 'bottleneck', (0, 1)),
+            Block(4, 'residual', (2, 0), True),
+            Block(2, 'residual', (3, 2), True),
+            Block(3, 'bottleneck', (4, 1), True),
+        ),
+    )
+    config = model_config(**changes)
+    options = {k: changes[k] for k in changes if k not in ('padding', 'activation')}
+    images = random_images((64, 64), batch=2)
+    results = []
+    for platform in ('cpu', 'tpu'):
+        layers = build_layers(config, None, platform)
+        model = SpineNet(graph, layers, 0.25, endpoint_channels=8, levels=(2, 4), **options)
+        if not results:
+            variables = random_variables(model, (64, 64))
+
+        def loss(params, model=model, variables=variables):
+            out, updates = model.apply(
+                {**variables, 'params': params},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': jax.random.key(1)},
+            )
+            weighted = sum(jnp.sum(jnp.sin(jnp.arange(x.size)) * x.ravel()) for x in out.values())
+            return weighted, (out, updates)
+
+        grads, rest = jax.jit(jax.grad(loss, has_aux=True))(variables['params'])
+        results.append((grads, rest, model.apply(variables, images, train=False)))
+    for want, got in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * float(jnp.abs(want).max()))

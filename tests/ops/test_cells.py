@@ -1,0 +1,60 @@
+"""The stem on cells: the same convolution and max-pool as on pixels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from spinenet_jax.ops import cells, resample, strips
+
+OPTIONS = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'precision': None}
+
+
+def positions(x, count):
+    """Output cells in strips to the map they stand for: [B,2h,2w,D]."""
+    x = strips.join(x, count)
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, 2, 2, channels // 4)  # column, row
+    return x.transpose(0, 1, 4, 2, 3, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+def as_cells(x, count):
+    """The opposite of `positions`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
+    return strips.split(x.reshape(batch, height // 2, width // 2, 4 * channels), count)
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize('padding', ['SAME', [(3, 3), (3, 3)]])
+@pytest.mark.parametrize('size', [(8, 16), (4, 8), (12, 32)])
+def test_conv_equals_that_of_pixels_and_its_gradient(size, padding, count):
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(2, *size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(7, 7, 3, 5)).astype(np.float32)
+
+    def pixels(kernel):
+        return lax.conv_general_dilated(image, kernel, (2, 2), padding, **OPTIONS)
+
+    def in_cells(kernel):
+        y = cells.conv(count)(image, kernel, (2, 2), padding, **OPTIONS)
+        assert y.shape == (2 * count, size[0] // 4, size[1] // 4 // count, 20)
+        return positions(y, count)
+
+    want, vjp_want = jax.vjp(pixels, kernel)
+    got, vjp_got = jax.vjp(in_cells, kernel)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(vjp_got(want)[0], vjp_want(want)[0], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_max_pool_equals_that_of_positions_gradient_of_equal_values_included(count):
+    rng = np.random.default_rng(2)
+    x = rng.integers(-3, 3, (2, 8, 16, 3)).astype(np.float32)  # many are equal
+    want, vjp_want = jax.vjp(lambda x: resample.max_pool(x, 3, 2), x)
+    got, vjp_got = jax.vjp(lambda x: cells.max_pool(as_cells(x, count), count), x)
+    np.testing.assert_array_equal(strips.join(got, count), want)
+    cotangent = jnp.asarray(rng.normal(size=want.shape), jnp.float32)
+    got = vjp_got(strips.split(cotangent, count))[0]
+    np.testing.assert_allclose(got, vjp_want(cotangent)[0], rtol=1e-6, atol=1e-6)
