@@ -76,7 +76,8 @@ def train_measure(spec: worker.Spec):
     x = worker.images(spec, spec.train_batch, spec.train_size)
     boxes, labels = worker.objects(spec.train_size, spec.train_batch)
     y = {'boxes': boxes, 'labels': labels.astype(np.float32)}
-    return lambda: model.train_on_batch(x, y)
+    # Not the model's own, which takes no dictionary of boxes and labels.
+    return lambda: keras.Model.train_on_batch(model, x, y)
 
 
 def build(spec: worker.Spec) -> worker.Peer:
