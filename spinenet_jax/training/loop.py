@@ -25,7 +25,13 @@ from spinenet_jax.training.feed import device_batches
 from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
 from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
-from spinenet_jax.training.state import TrainState, create_state, replicate, unreplicate
+from spinenet_jax.training.state import (
+    TrainState,
+    create_state,
+    empty_state,
+    replicate,
+    unreplicate,
+)
 from spinenet_jax.training.step import make_train_step
 from spinenet_jax.training.transfer import transfer
 
@@ -135,9 +141,8 @@ def run(
     )
     optimizer = optim.make_optimizer(config.optim, schedule)
     checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
-    state = create_state(experiment.model, optimizer, experiment.task.image_size, config.seed)
+    state = _first_state(config, checkpoints, experiment, optimizer)
     _log_start(config, experiment, plan, state)
-    state = _restore(config, checkpoints, state)
     start = int(state.step)
     log = MetricsLog(folder, start)
     monitor = StepMonitor(
@@ -237,12 +242,14 @@ def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: T
     )
 
 
-def _restore(config: ConfigDict, checkpoints: Checkpoints, state: TrainState) -> TrainState:
-    """The latest checkpoint; else the weights of train.init_from; else the state as it is."""
-    restored = checkpoints.restore_latest(state)
-    if restored is not None:
-        logging.info('continuing at step %d', int(restored.step))
-        return restored
+def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
+    """The latest checkpoint; else drawn weights, and those of train.init_from that fit."""
+    parts = (experiment.model, optimizer, experiment.task.image_size)
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore_latest(empty_state(*parts))
+        logging.info('continuing at step %d', int(state.step))
+        return state
+    state = create_state(*parts, config.seed)
     if not config.train.init_from:
         return state
     source, step = load_model(config.train.init_from)

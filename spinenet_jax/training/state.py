@@ -5,7 +5,7 @@ Left to others: how the state changes (step.py), how it reaches the disk (checkp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax
@@ -50,6 +50,25 @@ def create_state(
     Returns an unreplicated state at step 0.
     """
 
+    draw = _drawing(model, optimizer, image_size)
+    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
+    return jax.jit(draw, compiler_options=options)(jax.random.key(seed))
+
+
+def empty_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_size: tuple[int, int]
+) -> TrainState:
+    """Host arrays of zeros as `create_state` would fill them: what a checkpoint is read into.
+
+    Only traced; drawing weights that are thrown away would cost a compilation.
+    """
+    shapes = jax.eval_shape(_drawing(model, optimizer, image_size), jax.random.key(0))
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def _drawing(model, optimizer, image_size) -> Callable[[jax.Array], TrainState]:
+    """The function that draws a state from a random key."""
+
     def draw(key):
         images = jnp.zeros((1, *image_size, 3), jnp.float32)
         variables = model.init({'params': key}, images, train=False)
@@ -61,8 +80,7 @@ def create_state(
             opt_state=optimizer.init(params),
         )
 
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    return jax.jit(draw, compiler_options=options)(jax.random.key(seed))
+    return draw
 
 
 def shard_sharding(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Sharding:
