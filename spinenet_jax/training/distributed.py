@@ -19,10 +19,13 @@ DEFAULT_CACHE = os.path.join('~', '.cache', 'spinenet_jax', 'xla')
 def use_compilation_cache() -> str:
     """Keep compiled programs between runs; returns the folder.
 
-    JAX_COMPILATION_CACHE_DIR in the environment overrides ~/.cache/spinenet_jax/xla.
+    JAX_COMPILATION_CACHE_DIR in the environment overrides ~/.cache/spinenet_jax/xla. Programs that
+    compile in less than a second, which JAX leaves out by default, are kept as well.
     """
     folder = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser(DEFAULT_CACHE)
     jax.config.update('jax_compilation_cache_dir', folder)
+    if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+        jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     return folder
 
 

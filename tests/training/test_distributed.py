@@ -29,7 +29,8 @@ def test_alone_there_is_nothing_to_join():
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+    before = {name: getattr(jax.config, name) for name in names}
     try:
         monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
         assert distributed.use_compilation_cache() == str(tmp_path)
@@ -38,5 +39,7 @@ def test_cache_folder(monkeypatch, tmp_path):
         folder = distributed.use_compilation_cache()
         assert folder == '/home/someone/.cache/spinenet_jax/xla'
         assert jax.config.jax_compilation_cache_dir == folder
+        assert jax.config.jax_persistent_cache_min_compile_time_secs < 1
     finally:
-        jax.config.update('jax_compilation_cache_dir', before)
+        for name, value in before.items():
+            jax.config.update(name, value)
