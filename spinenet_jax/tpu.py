@@ -56,7 +56,7 @@ class Program(NamedTuple):
       executable: what `.compile()` gave, or None where the compiler found that it does not fit.
       refusal: the compiler's line in that case, '' otherwise.
       held: bytes a core by purpose: 'parameters', 'optimizer', 'statistics', 'batch'; unpadded.
-      seconds: compile time.
+      seconds: processor time of the compilation, all threads together.
     """
 
     executable: Any
@@ -160,14 +160,14 @@ def _compile(step: Any, state: Any, batch: dict, cores: int) -> Program:
     held['batch'] = _size(batch) // cores
     replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cores, *x.shape), x.dtype), state)
     lowered = step.lower(replicated, batch)
-    start = time.monotonic()
+    start = time.process_time()
     try:
         executable, refusal = lowered.compile(), ''
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
         executable, refusal = None, str(error)
-    return Program(executable, refusal, held, time.monotonic() - start)
+    return Program(executable, refusal, held, time.process_time() - start)
 
 
 def memory(program: Program) -> dict[str, int]:

@@ -56,13 +56,13 @@ def main() -> int:
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
     record = _describe_run(config, len(devices), section.batch_size)
-    record |= {'compile_seconds': round(program.seconds, 1), 'held': program.held}
+    record |= {'compile_cpu_seconds': round(program.seconds, 1), 'held': program.held}
     record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}
     record |= {'core': tpu.CORES[FLAGS.topology.partition(':')[0]]._asdict()}
     found = []
     if program.executable is not None:
         figures, found = tpu.work(program)
-        plain = build_model(config.model, None, platform='gpu')  # padded kernels do not count
+        plain = build_model(config.model, None, config.task, 'gpu')  # padded kernels do not count
         network = tpu.network_flops(config, plain, not FLAGS.eval)
         record |= figures | {'network_flops': network * record['images_a_core']}
         record |= _rates(record)
@@ -118,7 +118,7 @@ def _print(record: dict[str, Any]) -> None:
         f'{record["config"]} {" ".join(record["changes"])}: {record["step"]} step for '
         f'{record["topology"]}, {record["cores"]} cores, {record["images_a_core"]} images a core'
     )
-    print(f'compiled in     {record["compile_seconds"]:.0f} s')
+    print(f'compiled in     {record["compile_cpu_seconds"]:.0f} s of processor time')
     print(
         f'memory a core   {memory.get("peak", 0) / gib:.2f} GiB of {limit / gib:.0f} GiB: '
         + ', '.join(f'{k} {v / gib:.2f}' for k, v in {**held, **memory}.items() if k != 'peak')

@@ -28,6 +28,7 @@ topology in the table, with the compiler that runs on a TPU VM ({versions}).
 - **bound**: the same, if every operation ran at the peak of the matrix unit or of the memory.
 - **all-reduces**: number and size of all collectives in a step. Those of batch norm (most, and
   small) cannot be fewer than the layers that wait for each other.
+- **compiled in**: processor time of the compilation, about 1.4 times as long as it lasts.
 """
 COLUMNS = [
     'config',
@@ -44,7 +45,7 @@ COLUMNS = [
     'of peak',
     'bound',
     'all-reduces',
-    'compiled in s',
+    'compiled in min',
 ]
 
 
@@ -88,7 +89,7 @@ def row(record: dict[str, Any]) -> list[str]:
         ]
     else:
         cells += [''] * 7
-    return [*cells, f'{record["compile_seconds"]:.0f}']
+    return [*cells, f'{record["compile_cpu_seconds"] / 60:.0f}']
 
 
 def page(records: list[dict[str, Any]]) -> str:

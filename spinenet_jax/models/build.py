@@ -1,5 +1,7 @@
 """From a config's `model` part to a Flax module: the only file of `models` that reads it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -13,6 +15,7 @@ from spinenet_jax.models.norm import Layers
 from spinenet_jax.models.resnet import DEPTHS, ResNet
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
+from spinenet_jax.ops import strips
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -35,7 +38,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        pointwise_product=platform in ('cpu', 'tpu'),
+        pointwise_product_below={'cpu': math.inf, 'tpu': strips.SUBLANES}.get(platform, 0),
         shallow_strips=platform == 'tpu',
     )
     layers.check()

@@ -4,6 +4,7 @@ A `Layers` value is handed down to the blocks; nothing else knows about dtype, t
 the padding flavour.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
-      pointwise_product: compute 1x1 convolutions as matrix products (faster on CPU and TPU, same
-        result).
+      pointwise_product_below: compute 1x1 convolutions as matrix products in batches smaller than
+        this (faster on CPU and TPU, same result).
       shallow_strips: compute the stem on cells of pixels and level 2 on strips (faster on TPU, same
         result; ops/cells.py, ops/strips.py).
       strips: into how many strips the maps are cut that these layers see.
@@ -47,7 +48,7 @@ class Layers(NamedTuple):
     padding: str = 'same'
     momentum: float = 0.99
     epsilon: float = 1e-3
-    pointwise_product: bool = False
+    pointwise_product_below: float = 0
     shallow_strips: bool = False
     strips: int = 1
     on_cells: bool = False
@@ -97,7 +98,9 @@ class Layers(NamedTuple):
             return cells.conv(self.strips)
         if self.strips > 1:
             return strip_ops.conv(self.strips)
-        return pointwise_product if self.pointwise_product and kernel == stride == 1 else None
+        if self.pointwise_product_below and kernel == stride == 1:
+            return functools.partial(pointwise_product, below=self.pointwise_product_below)
+        return None
 
     def norm(self, train: bool, *, name: str) -> nn.Module:
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
