@@ -77,8 +77,10 @@ def topology_devices(name: str) -> list[jax.Device]:
 
     if name.partition(':')[0] not in CORES:
         raise UserError(f'--topology={name}: choose a chip of {", ".join(CORES)}, as in v3:8x8x1')
+    # A v4 chip has two cores and a TPU VM shows them as one device, as this describes it.
+    options = {'chip_config_name': 'megacore'} if name.startswith('v4:') else {}
     try:
-        return topologies.get_topology_desc(topology_name=name, platform='tpu').devices
+        return topologies.get_topology_desc(name, platform='tpu', **options).devices
     except Exception as error:  # the plugin raises what it likes
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
