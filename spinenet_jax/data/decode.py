@@ -9,6 +9,10 @@ import struct
 import cv2
 import numpy as np
 
+# One image is one reading thread's work. On a host with many cores, OpenCV would cut every resize
+# into as many pieces and the readers would wait for each other.
+cv2.setNumThreads(1)
+
 
 class BadImageError(ValueError):
     """An image that cannot be used; the message is the reason, short enough for a list."""

@@ -82,6 +82,8 @@ def place_image(
         out[:h, :w] = cv2.warpAffine(
             image, back, (w, h), flags=flags, borderMode=cv2.BORDER_REPLICATE
         )
+    elif (h, w) == (new_h, new_w):
+        cv2.resize(image, (w, h), dst=out[:h, :w], interpolation=cv2.INTER_LINEAR)
     else:
         resized = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
         out[:h, :w] = resized[y : y + h, x : x + w]
