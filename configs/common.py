@@ -55,8 +55,8 @@ def get_config() -> ConfigDict:
     config.data.crop_aspect_min = 3 / 4  # width over height
     config.data.crop_aspect_max = 4 / 3
     config.data.eval_crop = 0.875  # share of the short side that evaluation sees, at the centre
-    config.data.num_threads = 0  # 0: one a core
-    config.data.worker_count = 0  # 0: threads alone
+    config.data.num_threads = 0  # of each process that reads; 0: one a core, at most 16
+    config.data.worker_count = 0  # processes; 0: none but this (docs/input_pipeline.md)
 
     config.train = ConfigDict()
     config.train.batch_size = 256  # images a step, over all devices

@@ -20,6 +20,7 @@ from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 100
+_MOST_THREADS = 16
 _FAILED = 'unreadable'  # column that tells the consumer which record could not be read, -1: none
 
 
@@ -80,10 +81,18 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Threads and processes that read: 0 threads means one a core, 0 workers none."""
+    """Threads (of each process) and processes that read: 0 workers means none.
+
+    0 threads means one a core, and 16 at most: more would wait for Python's lock.
+    """
 
     num_threads: int = 0
     worker_count: int = 0
+
+    @property
+    def threads(self) -> int:
+        """How many threads a process reads with, at least 1."""
+        return self.num_threads or min(_cores(), _MOST_THREADS)
 
 
 def train_iterator(
@@ -205,7 +214,7 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
     In one process only single images are read ahead, so that memory does not grow with threads
     times batch size; workers hand over whole batches.
     """
-    threads = reading.num_threads or _cores()
+    threads = reading.threads
     if reading.worker_count:
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         batches = stream.batch(batch_size).to_iter_dataset(options)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from spinenet_jax.data import pipeline
 from spinenet_jax.data.batch import pad_boxes
 from spinenet_jax.data.build import build_source, eval_batches, train_batches
 from spinenet_jax.data.pipeline import shuffled
@@ -128,6 +129,13 @@ def test_processes_share_the_same_global_batches(ten):
     two = [take(ten, 5, batch=2, start=3, process=(p, 2))[1] for p in range(2)]
     joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*two, strict=True)]
     assert_equal(one, joined)
+
+
+def test_threads_follow_the_cores_up_to_a_limit(monkeypatch):
+    for cores, want in ((1, 1), (12, 12), (96, 16)):
+        monkeypatch.setattr(pipeline, '_cores', lambda cores=cores: cores)
+        assert pipeline.Reading().threads == want
+        assert pipeline.Reading(num_threads=40).threads == 40
 
 
 @pytest.mark.slow
