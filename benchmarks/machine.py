@@ -42,6 +42,33 @@ def record(benchmark: str, result: dict[str, Any], log: str = '') -> None:
         file.write(line + '\n')
 
 
+def family(root: Path = Path('/proc'), pid: int | None = None) -> list[int]:
+    """This process and all that it started, and they in turn, by number. Linux only."""
+    parents = {}
+    for path in root.glob('[0-9]*/stat'):
+        try:
+            after_name = path.read_text().rpartition(')')[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        parents[int(path.parent.name)] = int(after_name[1])
+    found = [os.getpid() if pid is None else pid]
+    for member in found:  # grows
+        found += sorted(child for child, parent in parents.items() if parent == member)
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a running process has used, user and system."""
+    after_name = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return sum(map(int, after_name[11:13])) / os.sysconf('SC_CLK_TCK')
+
+
+def memory_mb(pid: int) -> float:
+    """Memory of a running process, what it shares with others counted in shares (PSS)."""
+    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:')) / 1024
+
+
 def compute() -> dict[str, Any]:
     """What JAX computes on, and how busy the machine was before."""
     import jax
