@@ -40,26 +40,12 @@ def seconds(function, *arguments):
     return statistics.median(times)
 
 
-def crowded_outputs(task, batch_size):
-    """Random logits and codes, one candidate in fifty above the score threshold."""
-    import jax
-    import numpy as np
-
-    rng, outputs = np.random.default_rng(0), ([], [])
-    for level in range(task.levels[0], task.levels[1] + 1):
-        rows, columns = (-(-side // 2**level) for side in task.image_size)
-        shape = (batch_size, rows, columns)
-        logits = rng.normal(-5, 1, (*shape, 9 * task.num_classes))
-        outputs[0].append(logits.astype(np.float32))
-        outputs[1].append(rng.normal(0, 0.3, (*shape, 36)).astype(np.float32))
-    return jax.device_put(outputs)
-
-
 def measure(config):
     """Times of the parts, in milliseconds, and the share of post-processing."""
     import jax
     import numpy as np
 
+    from benchmarks.synthetic import crowded_outputs
     from spinenet_jax.models.build import build_model
     from spinenet_jax.ops import nms
     from spinenet_jax.tasks.build import build_task

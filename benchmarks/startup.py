@@ -17,6 +17,7 @@ benchmarks/logs/startup.jsonl:
 JAX_COMPILATION_CACHE_DIR is set for these processes only, to a folder that is removed afterwards.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -26,32 +27,26 @@ import tempfile
 import time
 from pathlib import Path
 
-from absl import app, flags
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-_CONFIG = flags.DEFINE_string('config', 'configs/digits.py', 'configuration to start')
-_REPEATS = flags.DEFINE_integer('repeats', 5, 'calls of --help; the median counts')
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
 
-
-def help_seconds() -> float:
+def help_seconds(repeats: int) -> float:
     """Median seconds of `train.py --help`."""
     times = []
-    for _ in range(_REPEATS.value):
+    for _ in range(repeats):
         began = time.perf_counter()
         subprocess.run([sys.executable, 'train.py', '--help'], cwd=ROOT, stdout=subprocess.DEVNULL)
         times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 
-def start(folder: Path) -> dict[str, float]:
+def start(config: str, folder: Path) -> dict[str, float]:
     """One start of training in a new workdir, with the compilation cache in `folder`."""
     with tempfile.TemporaryDirectory() as workdir:
         command = [
             *(sys.executable, 'benchmarks/startup_probe.py', f'--began={time.time()}'),
-            *(f'--config={_CONFIG.value}', f'--workdir={workdir}'),
+            *(f'--config={config}', f'--workdir={workdir}'),
         ]
         environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(folder)}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -65,18 +60,21 @@ def parse(output: str) -> dict[str, float]:
     return {name: round(value, 2) for name, value in json.loads(output.splitlines()[-1]).items()}
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
+    """Both starts, as two lines."""
     from benchmarks import machine
 
-    facts = {'config': _CONFIG.value, 'help_s': round(help_seconds(), 2)}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--config', default='configs/digits.py', help='configuration to start')
+    parser.add_argument('--repeats', type=int, default=5, help='of --help; the median counts')
+    parser.add_argument('--log', default='', help='file to append to')
+    given = parser.parse_args()
+    facts = {'config': given.config, 'help_s': round(help_seconds(given.repeats), 2)}
     with tempfile.TemporaryDirectory() as cache:
         for state in ('cold', 'warm'):
-            load = {'load_before': round(os.getloadavg()[0], 2)}
-            machine.record(
-                'startup', facts | {'cache': state} | load | start(Path(cache)), _LOG.value
-            )
+            facts |= {'cache': state, 'load_before': round(os.getloadavg()[0], 2)}
+            machine.record('startup', facts | start(given.config, Path(cache)), given.log)
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()

@@ -17,7 +17,6 @@ from absl import flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-_BEGAN = flags.DEFINE_float('began', None, 'when the process was started, Unix seconds')
 COMPILATION = {  # what JAX reports of itself
     '/jax/core/compile/jaxpr_trace_duration': 'tracing_s',
     '/jax/core/compile/jaxpr_to_mlir_module_duration': 'lowering_s',
@@ -59,7 +58,7 @@ def listen(monitoring, totals: dict[str, float]) -> None:
 
 def main() -> None:
     """train.py's main, with a stopwatch at its joints."""
-    laps, totals = Laps(_BEGAN.value), {'cache_hits': 0, 'cache_misses': 0}
+    laps, totals = Laps(flags.FLAGS.began), {'cache_hits': 0, 'cache_misses': 0}
     launch.start_jax()
 
     import jax
@@ -97,4 +96,5 @@ if __name__ == '__main__':
     from spinenet_jax import launch
 
     launch.define_flags()
+    flags.DEFINE_float('began', None, 'when the process was started, Unix seconds', required=True)
     launch.run(main)

@@ -25,28 +25,11 @@ _STEPS = flags.DEFINE_integer('steps', 10, 'steps timed, after two that are not'
 _LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
 
 
-def random_batch(task, devices, per_device):
-    """A batch of noise with ten boxes an image, [devices, per_device, ...] each entry."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    shape, (height, width) = (devices, per_device), task.image_size
-    corner = rng.uniform(0, 0.6, (*shape, 100, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], axis=-1)
-    batch = {
-        'image': rng.integers(0, 256, (*shape, height, width, 3)).astype(np.uint8),
-        'content_size': np.full((*shape, 2), (height, width), np.int32),
-        'boxes': (boxes * (height, width, height, width)).astype(np.float32),
-        'labels': rng.integers(1, task.num_classes, (*shape, 100)).astype(np.int32),
-        'valid': np.broadcast_to(np.arange(100) < 10, (*shape, 100)),
-    }
-    return {key: batch[key] for key in task.device_keys_train}
-
-
 def measure(config):
     """Compile and time the step; seconds, images a second."""
     import jax
 
+    from benchmarks.synthetic import random_batch
     from spinenet_jax.models.build import build_model
     from spinenet_jax.tasks.build import build_task
     from spinenet_jax.training import optim

@@ -1,0 +1,144 @@
+"""How long does scoring the 5,000 images of val2017 take, 100 detections each?
+
+    python benchmarks/coco_evaluation.py [--images=5000] [--backends faster pycocotools]
+
+Makes ground truth like val2017's (80 classes of very different frequency, 7.3 boxes an image, two
+fifths of them small) and detections, 100 an image, of which some are near a true box. Scores them
+with our CocoEvaluator, each backend in a process of its own. Prints one JSON line each, also
+appended to benchmarks/logs/coco_evaluation.jsonl: seconds of collecting (`collect_s`) and of
+scoring (`score_s`), and the peak memory of the process, detections included. Their metrics must be
+equal, up to the order in which means are added up.
+"""
+
+import argparse
+import concurrent.futures
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+CLASSES, BOXES_AN_IMAGE, DETECTIONS_AN_IMAGE, SIDES = 80, 7.3, 100, (480, 640)
+
+
+def random_boxes(rng, count):
+    """Boxes f32[count,4] (ymin, xmin, ymax, xmax) of COCO's sizes: 4 to 400 pixels, most small."""
+    import numpy as np
+
+    sides = np.clip(
+        np.exp(rng.normal(3.9, 1.1, (count, 1)) + rng.normal(0, 0.4, (count, 2))), 4, 400
+    )
+    corner = rng.random((count, 2)) * (SIDES - sides)
+    return np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+
+
+def synthetic_ground_truth(images, seed=0):
+    """A COCO instances dict; image i has id i + 1, classes are frequent as 1 / rank."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1, CLASSES + 1)
+    annotations = []
+    for image_id in range(1, images + 1):
+        count = rng.geometric(1 / (1 + BOXES_AN_IMAGE)) - 1  # some images have none
+        classes = rng.choice(CLASSES, count, p=share / share.sum()) + 1
+        for (ymin, xmin, ymax, xmax), k in zip(
+            random_boxes(rng, count).tolist(), classes, strict=True
+        ):
+            bbox = [xmin, ymin, xmax - xmin, ymax - ymin]
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': int(k),
+                    'bbox': bbox,
+                    'area': 0.6 * bbox[2] * bbox[3],  # of the mask
+                    'iscrowd': int(rng.random() < 0.01),
+                }
+            )
+    return {
+        'images': [{'id': n + 1, 'height': SIDES[0], 'width': SIDES[1]} for n in range(images)],
+        'annotations': annotations,
+        'categories': [{'id': k + 1, 'name': f'class {k + 1}'} for k in range(CLASSES)],
+    }
+
+
+def synthetic_detections(ground_truth, seed=1):
+    """Rows of CocoEvaluator.update, 100 images at a time: ids, boxes, scores, classes, valid."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    true = {image['id']: [] for image in ground_truth['images']}
+    for a in ground_truth['annotations']:
+        x, y, w, h = a['bbox']
+        true[a['image_id']].append((y, x, y + h, x + w, a['category_id']))
+    batches, ids = [], list(true)
+    for start in range(0, len(ids), 100):
+        some = ids[start : start + 100]
+        shape = (len(some), DETECTIONS_AN_IMAGE)
+        boxes = random_boxes(rng, shape[0] * shape[1]).reshape(*shape, 4)
+        scores = rng.beta(1, 6, shape).astype(np.float32)
+        classes = rng.integers(1, CLASSES + 1, shape)
+        for row, image_id in enumerate(some):
+            near = np.array(true[image_id]).reshape(-1, 5)[: DETECTIONS_AN_IMAGE // 2]
+            noise = rng.normal(0, 0.08, (len(near), 4)) * np.tile(near[:, 2:4] - near[:, :2], 2)
+            boxes[row, : len(near)] = near[:, :4] + noise
+            classes[row, : len(near)] = near[:, 4]
+            scores[row, : len(near)] = rng.beta(3, 2, len(near))
+        batches.append((some, boxes, scores, classes, np.ones(shape, bool)))
+    return batches
+
+
+def measure(images, backend):
+    """Seconds and metrics of one backend; to be run in a fresh process for its memory."""
+    from spinenet_jax.data.batch import Category
+    from spinenet_jax.evaluation.coco import CocoEvaluator
+
+    ground_truth = synthetic_ground_truth(images)
+    batches = synthetic_detections(ground_truth)
+    categories = [Category(c['id'], c['id'], c['name']) for c in ground_truth['categories']]
+    evaluator = CocoEvaluator(ground_truth, categories, backend, whole_split=True)
+    began = time.perf_counter()
+    for batch in batches:
+        evaluator.update(*batch)
+    collected = time.perf_counter()
+    metrics = evaluator.result()
+    return {
+        'annotations': len(ground_truth['annotations']),
+        'detections': len(evaluator.detections),
+        'collect_s': round(collected - began, 2),
+        'score_s': round(time.perf_counter() - collected, 2),
+        'peak_rss_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }, metrics
+
+
+def main():
+    """One line for each backend."""
+    from benchmarks import machine
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--images', type=int, default=5000)
+    parser.add_argument('--backends', nargs='+', default=['faster', 'pycocotools'])
+    parser.add_argument('--log', default='', help='file to append to')
+    given = parser.parse_args()
+    every = {}
+    for backend in given.backends:
+        facts = {'backend': backend, 'images': given.images}
+        facts['load_before'] = round(os.getloadavg()[0], 2)
+        fresh = multiprocessing.get_context('spawn')
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
+            result, every[backend] = pool.submit(measure, given.images, backend).result()
+        first = next(iter(every.values()))
+        largest = max(abs(every[backend][name] - first[name]) for name in first)
+        difference = {'AP': round(every[backend]['AP'], 6), 'largest_difference': largest}
+        machine.record('coco_evaluation', facts | result | difference, given.log)
+        if largest > 1e-9:
+            sys.exit('error: the backends disagree')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,131 @@
+"""How does time grow with the size of the problem?
+
+    python benchmarks/growth.py --parts step_pixels
+    python tools/growth_page.py                       # the plot and the page from the log
+
+Parts, each a few minutes at most on two cores:
+  step_pixels   training step, 2 images of 128 to 512 pixels a side
+  step_batch    training step, 1 to 8 images of 256 pixels a side
+  post_classes  post-processing of one image at 640, 2 to 366 class channels
+  post_anchors  post-processing with 91 class channels, image side 256 to 1280
+  evaluation    COCO scores of 500 to 5,000 images with 100 detections each
+
+The step is that of train.py on the model of configs/digits.py: SpineNet-49 at a quarter of its
+width, float32. Post-processing sees outputs as crowded as benchmarks/inference.py's. Each point is
+a JSON line, also appended to benchmarks/logs/growth.jsonl: `part`, `x` (pixels an image, images,
+class channels, anchors, images), `seconds` (median). The last line of a point counts.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+PARTS = ('step_pixels', 'step_batch', 'post_classes', 'post_anchors', 'evaluation')
+REPEATS = 7  # calls timed, after one that is not
+
+
+def median_seconds(function, *arguments):
+    """Median seconds of a call, its results waited for."""
+    import jax
+
+    jax.block_until_ready(function(*arguments))
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def step_seconds(side, images):
+    """One training step."""
+    import jax
+
+    from benchmarks.synthetic import random_batch
+    from configs import digits
+    from spinenet_jax.models.build import build_model
+    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.training import optim
+    from spinenet_jax.training.state import AXIS, empty_state, replicate, shard_sharding
+    from spinenet_jax.training.step import make_train_step
+
+    config = digits.get_config()
+    config.data.image_size = (side, side)
+    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
+    schedule = optim.learning_rate_schedule(config.optim, images, 100, 1000)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    state = [replicate(empty_state(model, optimizer, task.image_size))]
+    batch = jax.device_put(random_batch(task, 1, images), shard_sharding())
+    step = make_train_step(model, task, optimizer, schedule, seed=0)
+
+    def call():  # the state is given away with every step
+        state[0], metrics = step(state[0], batch)
+        return state[0], metrics
+
+    return median_seconds(call)
+
+
+def post_seconds(side, classes):
+    """Post-processing of one image, and its number of anchors."""
+    import jax
+
+    from benchmarks.synthetic import crowded_outputs
+    from configs import retinanet
+    from spinenet_jax.tasks.build import build_task
+
+    config = retinanet.get_config('49-B')
+    config.data.image_size, config.model.num_classes = (side, side), classes
+    task = build_task(config)
+    post = jax.jit(lambda outputs: task.predictions(outputs, {}))
+    return median_seconds(post, crowded_outputs(task, 1)), len(task.anchors)
+
+
+def evaluation_seconds(images):
+    """Collecting and scoring with what scores by default."""
+    from benchmarks.coco_evaluation import measure
+
+    result, _ = measure(images, 'auto')
+    return result['collect_s'] + result['score_s']
+
+
+def points(part):
+    """(x, seconds) of a part, the smallest first."""
+    if part == 'step_pixels':
+        for side in (128, 192, 320, 512):
+            yield side**2, step_seconds(side, 2)
+    elif part == 'step_batch':
+        for images in (1, 2, 4, 8):
+            yield images, step_seconds(256, images)
+    elif part == 'post_classes':
+        for classes in (2, 11, 31, 91, 181, 366):
+            yield classes, post_seconds(640, classes)[0]
+    elif part == 'post_anchors':
+        for side in (256, 384, 640, 896, 1280):
+            seconds, anchors = post_seconds(side, 91)
+            yield anchors, seconds
+    elif part == 'evaluation':
+        for images in (500, 1000, 2000, 5000):
+            yield images, evaluation_seconds(images)
+
+
+def main():
+    """One line for each point."""
+    from benchmarks import machine
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--log', default='', help='file to append to')
+    given = parser.parse_args()
+    for part in given.parts:
+        for x, seconds in points(part):
+            facts = machine.compute() | {'part': part, 'x': x, 'seconds': round(seconds, 5)}
+            machine.record('growth', facts, given.log)
+
+
+if __name__ == '__main__':
+    main()
