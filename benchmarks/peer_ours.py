@@ -97,7 +97,8 @@ def build(spec: worker.Spec) -> worker.Peer:
     for batch in spec.batches:
         x = jax.device_put(worker.images(spec, batch, spec.image_size))
         measures[f'throughput_{batch}'] = call(whole, x)
-    parts = model_cost(model, task.image_size).values()
+    plain = build_model(config.model, axis_name=None, platform='gpu')
+    parts = model_cost(plain, task.image_size).values()
     facts = {
         'model': 'RetinaNet SpineNet-49',
         'dtype': config.model.dtype,

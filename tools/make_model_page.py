@@ -74,7 +74,7 @@ def row(published: Published, module: object, name: str, folder: str) -> list[st
     config = module.get_config(published.config)
     if config.task == 'classification':
         config.model.num_classes = 1001
-    model = build_model(config.model, axis_name=None, task=config.task)
+    model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
     size = tuple(config.data.image_size)
     total = sum(model_cost(model, size).values(), Cost())
     link = f'[{published.file}]({BUCKET}/{folder}/{published.file}.tar.gz)'

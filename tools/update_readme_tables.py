@@ -45,7 +45,7 @@ def models_table() -> str:
     rows = []
     for name in retinanet.MODELS:
         config = retinanet.get_config(f'{name}-B')
-        model = build_model(config.model, axis_name=None)
+        model = build_model(config.model, axis_name=None, platform='gpu')
         parts = model_cost(model, tuple(config.data.image_size)).values()
         parameters = sum(part.parameters for part in parts) / 1e6
         multiply_adds = sum(part.multiply_adds for part in parts) / 1e9

@@ -39,6 +39,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
         pointwise_product_below={'cpu': math.inf, 'tpu': strips.SUBLANES}.get(platform, 0),
+        on_cpu=platform == 'cpu',
         shallow_strips=platform == 'tpu',
     )
     layers.check()

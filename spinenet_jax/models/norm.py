@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.ops import cells
+from spinenet_jax.ops import cells, convolution_cpu
 from spinenet_jax.ops import strips as strip_ops
 from spinenet_jax.ops.convolution import pointwise_product
 
@@ -36,6 +36,8 @@ class Layers(NamedTuple):
       epsilon: added to the variance.
       pointwise_product_below: compute 1x1 convolutions as matrix products in batches smaller than
         this (faster on CPU and TPU, same result).
+      on_cpu: compute 3x3 convolutions and max-pools in ways that are faster on a CPU (same result
+        but for rounding; ops/convolution_cpu.py, ops/resample.py).
       shallow_strips: compute the stem on cells of pixels and level 2 on strips (faster on TPU, same
         result; ops/cells.py, ops/strips.py).
       strips: into how many strips the maps are cut that these layers see.
@@ -49,6 +51,7 @@ class Layers(NamedTuple):
     momentum: float = 0.99
     epsilon: float = 1e-3
     pointwise_product_below: float = 0
+    on_cpu: bool = False
     shallow_strips: bool = False
     strips: int = 1
     on_cells: bool = False
@@ -100,7 +103,7 @@ class Layers(NamedTuple):
             return strip_ops.conv(self.strips)
         if self.pointwise_product_below and kernel == stride == 1:
             return functools.partial(pointwise_product, below=self.pointwise_product_below)
-        return None
+        return convolution_cpu.conv if self.on_cpu and kernel == 3 else None
 
     def norm(self, train: bool, *, name: str) -> nn.Module:
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""

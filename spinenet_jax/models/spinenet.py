@@ -60,9 +60,9 @@ class Resample(nn.Module):
     def _resize(self, x: jax.Array, old_width: int, size: tuple[int, int]) -> jax.Array:
         """What convolutions leave to max-pools and nearest neighbours."""
         if self.halvings > 0 and self.pooling == 'single':
-            x = resample.single_pool(x, old_width, size[1])
+            x = resample.single_pool(x, old_width, size[1], self.layers.on_cpu)
         elif self.halvings > 0:
-            x = resample.chain_pools(x, self.halvings - 1)
+            x = resample.chain_pools(x, self.halvings - 1, self.layers.on_cpu)
         return resample.nearest(x, size)
 
 

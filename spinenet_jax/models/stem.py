@@ -27,5 +27,5 @@ def stem(layers: Layers, images: jax.Array, train: bool) -> tuple[jax.Array, int
     layers = layers._replace(on_cells=on_cells, strips=count)
     x = layers.conv(CHANNELS, 7, 2, name='stem_conv')(images.astype(layers.dtype))
     x = layers.act(layers.norm(train, name='stem_norm')(x))
-    x = cells.max_pool(x, count) if on_cells else resample.max_pool(x, 3, 2)
+    x = cells.max_pool(x, count) if on_cells else resample.max_pool(x, 3, 2, layers.on_cpu)
     return x, count

@@ -33,7 +33,7 @@ SIZES = {
 
 
 def classifier(**changes):
-    return build_model(model_config(**changes), None, task='classification')
+    return build_model(model_config(**changes), None, task='classification', platform='gpu')
 
 
 def variable_shapes(model, size=(64, 64)):
