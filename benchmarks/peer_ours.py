@@ -41,12 +41,12 @@ def crowd(variables: dict, network, x: jax.Array) -> dict:
     return {**variables, 'params': params}
 
 
-def train_measure(spec: worker.Spec):
-    """(one training step as a function, its peak bytes as the compiler counts them)."""
+def compiled_step(spec: worker.Spec):
+    """(the compiled training step, its state, a batch)."""
     config = settings(spec, spec.train_size)
     task, model = build_task(config), build_model(config.model, axis_name=AXIS)
     optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
-    state = [replicate(create_state(model, optimizer, task.image_size, seed=0))]
+    state = replicate(create_state(model, optimizer, task.image_size, seed=0))
     boxes, labels = worker.objects(spec.train_size, spec.train_batch)
     pixels = np.random.default_rng(0).integers(0, 256, (spec.train_batch, *task.image_size, 3))
     batch = {
@@ -60,15 +60,27 @@ def train_measure(spec: worker.Spec):
     step = make_train_step(
         model, task, optimizer, lambda step: worker.LEARNING_RATE, seed=0, devices=jax.devices()[:1]
     )
-    compiled = step.lower(state[0], batch).compile()
-    memory = compiled.memory_analysis()
-    peak = memory and memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return step.lower(state, batch).compile(), state, batch
 
-    def run() -> None:
-        state[0], metrics = compiled(state[0], batch)
-        jax.block_until_ready((state[0], metrics))
 
-    return run, peak
+class Training:
+    """One training step a call, compiled on the first.
+
+    Attributes:
+      peak_bytes: of device memory, as the compiler counts them; None before the first call.
+    """
+
+    def __init__(self, spec: worker.Spec) -> None:
+        self.spec, self.step, self.peak_bytes = spec, None, None
+
+    def __call__(self) -> None:
+        if self.step is None:
+            self.step, self.state, self.batch = compiled_step(self.spec)
+            memory = self.step.memory_analysis()
+            if memory:
+                self.peak_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.state, metrics = self.step(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
 
 
 def build(spec: worker.Spec) -> worker.Peer:
@@ -87,7 +99,7 @@ def build(spec: worker.Spec) -> worker.Peer:
 
     square = jnp.ones((spec.matmul, spec.matmul), config.model.dtype)
     product = jax.jit(jnp.dot)
-    train, train_bytes = train_measure(spec)
+    train = Training(spec)
     measures = {
         'network': call(network, one),
         'end_to_end': call(whole, one),
@@ -106,7 +118,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         'multiply_adds': sum(part.multiply_adds for part in parts),
         'versions': {'jax': jax.__version__, 'flax': flax.__version__},
     }
-    return worker.Peer(facts, measures, lambda name: train_bytes if name == 'train' else None)
+    return worker.Peer(facts, measures, lambda name: train.peak_bytes if name == 'train' else None)
 
 
 if __name__ == '__main__':

@@ -44,6 +44,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,27 +151,31 @@ def ask(worker: Worker, measure: str, repeats: int) -> dict[str, Any]:
     return json.loads(worker.process.stdout.readline())
 
 
-def round_robin(workers: list[Worker], rounds: int, repeats: int) -> dict[str, dict[str, dict]]:
-    """{measure: {peer: answer with the seconds of all rounds}}; each round starts with another."""
+def round_robin(
+    workers: list[Worker], rounds: int, repeats: int
+) -> Iterator[tuple[str, dict[str, dict]]]:
+    """(measure, {peer: answer with the seconds of all rounds}), the matrix product first.
+
+    Each round starts with another peer.
+    """
     measures = dict.fromkeys(name for worker in workers for name in worker.about['ready'])
-    answers = {}
-    for measure in measures:
+    for measure in sorted(measures, key=lambda name: name != 'matmul'):
         able = [worker for worker in workers if measure in worker.about['ready']]
-        found = answers[measure] = {}
+        found = {}
         for turn in range(rounds):
             first = turn % len(able)
             for worker in able[first:] + able[:first]:
                 answer = ask(worker, measure, repeats)
                 earlier = found.get(worker.name, {'seconds': []})['seconds']
                 found[worker.name] = answer | {'seconds': earlier + answer['seconds']}
-    return answers
+        yield measure, found
 
 
 def table(answers: dict, about: dict[str, dict], spec: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each measure and peer.
 
     Args:
-      answers: of `round_robin`.
+      answers: {measure: answers of the peers}, of `round_robin`.
       about: {peer: what it said when it was ready}.
       spec: of `specification`.
 
@@ -241,31 +246,32 @@ def main(argv: list[str]) -> None:
     from benchmarks import machine
 
     spec = specification(_ON.value)
-    found = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
+    interpreters = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
     began, load = datetime.datetime.now().isoformat(timespec='minutes'), os.getloadavg()[0]
-    workers, missing = [], {}
+    workers, missing, answers = [], {}, {}
     try:
         for name in _PEERS.value or PEERS[_ON.value]:
-            worker = start(name, found[name], spec)
+            worker = start(name, interpreters[name], spec)
             if isinstance(worker, str):
                 missing[name] = worker
             else:
                 workers.append(worker)
                 failed = worker.about['failed'].items()
                 missing |= {f'{name}, {measure}': error for measure, error in failed}
-        answers = round_robin(workers, _ROUNDS.value, _REPEATS.value)
+        about = {worker.name: worker.about for worker in workers}
+        where = {'run': began, 'on': spec['on'], 'load_before': round(load, 2)}
+        for measure, found in round_robin(workers, _ROUNDS.value, _REPEATS.value):
+            answers[measure] = found
+            for row in table(answers, about, spec):
+                if row['measure'] == measure:
+                    facts = about[row['peer']]['facts']
+                    extra = {key: facts[key] for key in ('candidates', 'versions')}
+                    machine.record('peers', where | row | extra, _LOG.value)
     finally:
         for worker in workers:
             worker.process.stdin.close()
             worker.process.wait()
-    about = {worker.name: worker.about for worker in workers}
-    rows = table(answers, about, spec)
-    for row in rows:
-        facts = about[row['peer']]['facts']
-        extra = {'candidates': facts['candidates'], 'versions': facts['versions']}
-        where = {'run': began, 'on': spec['on'], 'load_before': round(load, 2)}
-        machine.record('peers', {**where, **row, **extra}, _LOG.value)
-    print(show(rows))
+    print(show(table(answers, about, spec)))
     for name, reason in missing.items():
         print(f'{name}: not run: {reason}')
 

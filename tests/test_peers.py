@@ -122,18 +122,20 @@ def test_only_measures_that_are_wanted_are_warmed_up(tmp_path):
 
 
 def test_turns_rotate_and_keep_all_seconds(monkeypatch):
-    order = []
+    order, asked = [], []
 
     def ask(worker, measure, repeats):
         order.append(worker.name)
+        asked.append(measure)
         return {'seconds': [float(len(order))] * repeats, 'peak_bytes': None}
 
     monkeypatch.setattr(peers, 'ask', ask)
     workers = [
         peers.Worker('a', None, {'ready': ['network']}),
-        peers.Worker('b', None, {'ready': ['network', 'train']}),
+        peers.Worker('b', None, {'ready': ['network', 'matmul']}),
     ]
-    answers = peers.round_robin(workers, rounds=2, repeats=2)
-    assert order == ['a', 'b', 'b', 'a', 'b', 'b']
-    assert answers['network']['a']['seconds'] == [1.0, 1.0, 4.0, 4.0]
-    assert list(answers['train']) == ['b']
+    answers = dict(peers.round_robin(workers, rounds=2, repeats=2))
+    assert order == ['b', 'b', 'a', 'b', 'b', 'a']
+    assert asked[:2] == ['matmul', 'matmul']
+    assert answers['network']['a']['seconds'] == [3.0, 3.0, 6.0, 6.0]
+    assert list(answers['matmul']) == ['b']
