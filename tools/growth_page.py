@@ -44,8 +44,9 @@ PARTS = {
     'post_classes': Part(
         'Post-processing',
         'class channels (640 x 640)',
-        'Every logit is read once, to find the best class of each anchor. Suppression itself looks '
-        'at a fixed number of candidates and does not depend on the classes.',
+        'Every logit is read once, to find the best class of each anchor, and the scores of the '
+        '1,000 best anchors in every class are sorted. Sorting the anchors and suppression do not '
+        'depend on the classes, which shows below 30 of them.',
     ),
     'post_anchors': Part(
         'Post-processing',
@@ -133,7 +134,7 @@ def draw(lines: list[str], path: Path) -> None:
 
     matplotlib.use('svg')
     matplotlib.rcParams['svg.hashsalt'] = 'growth'  # the same file from the same log
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     every: dict[str, Any] = read_points(lines)
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.4), layout='constrained')
@@ -146,6 +147,8 @@ def draw(lines: list[str], path: Path) -> None:
         panel.loglog(x, seconds, 'o', color='tab:blue', label='measured')
         panel.set_title(f'{PARTS[part].title}: slope {power:.2f}', fontsize=11)
         panel.set_xlabel(PARTS[part].x)
+        panel.set_xticks(x, [f'{v:,.0f}' for v in x], fontsize=8)
+        panel.xaxis.set_minor_locator(ticker.NullLocator())
         panel.set_ylabel('seconds')
         panel.grid(True, which='both', alpha=0.3)
     figure.savefig(path, metadata={'Date': None})
