@@ -40,7 +40,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         epsilon=config.bn_epsilon,
         pointwise_product_below={'cpu': math.inf, 'tpu': strips.SUBLANES}.get(platform, 0),
         on_cpu=platform == 'cpu',
-        shallow_strips=platform == 'tpu',
+        on_tpu=platform == 'tpu',
     )
     layers.check()
     return layers

@@ -16,6 +16,7 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.ops import cells, convolution_cpu
 from spinenet_jax.ops import strips as strip_ops
 from spinenet_jax.ops.convolution import pointwise_product
+from spinenet_jax.ops.convolution_tpu import strided_conv
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
@@ -38,8 +39,9 @@ class Layers(NamedTuple):
         this (faster on CPU and TPU, same result).
       on_cpu: compute 3x3 convolutions and max-pools in ways that are faster on a CPU (same result
         but for rounding; ops/convolution_cpu.py, ops/resample.py).
-      shallow_strips: compute the stem on cells of pixels and level 2 on strips (faster on TPU, same
-        result; ops/cells.py, ops/strips.py).
+      on_tpu: compute the stem on cells of pixels, level 2 on strips and gradients of strided
+        convolutions in a way that is faster on a TPU (same result but for rounding; ops/cells.py,
+        ops/strips.py, ops/convolution_tpu.py).
       strips: into how many strips the maps are cut that these layers see.
       on_cells: whether these are the stem's layers, on cells.
     """
@@ -52,7 +54,7 @@ class Layers(NamedTuple):
     epsilon: float = 1e-3
     pointwise_product_below: float = 0
     on_cpu: bool = False
-    shallow_strips: bool = False
+    on_tpu: bool = False
     strips: int = 1
     on_cells: bool = False
 
@@ -103,6 +105,8 @@ class Layers(NamedTuple):
             return strip_ops.conv(self.strips)
         if self.pointwise_product_below and kernel == stride == 1:
             return functools.partial(pointwise_product, below=self.pointwise_product_below)
+        if self.on_tpu and stride == 2 and kernel > 1:
+            return strided_conv
         return convolution_cpu.conv if self.on_cpu and kernel == 3 else None
 
     def norm(self, train: bool, *, name: str) -> nn.Module:

@@ -22,7 +22,7 @@ def stem(layers: Layers, images: jax.Array, train: bool) -> tuple[jax.Array, int
       f[B*S,ceil(H/4),ceil(W/4)/S,64], and S; 1 unless H and W are multiples of 4.
     """
     batch, height, width, _ = images.shape
-    on_cells = layers.shallow_strips and height % cells.SIDE == width % cells.SIDE == 0
+    on_cells = layers.on_tpu and height % cells.SIDE == width % cells.SIDE == 0
     count = strips.count(batch, width // cells.SIDE) if on_cells else 1
     layers = layers._replace(on_cells=on_cells, strips=count)
     x = layers.conv(CHANNELS, 7, 2, name='stem_conv')(images.astype(layers.dtype))
