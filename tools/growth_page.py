@@ -1,23 +1,20 @@
 """Makes docs/growth.md and docs/growth.svg from benchmarks/logs/growth.jsonl.
 
-    python tools/growth_page.py [--check]
+    python tools/growth_page.py
 
 A straight line is fitted through the logarithms of the points of each part of
 benchmarks/growth.py; its slope is the power of x that time grows with.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / 'benchmarks/logs/growth.jsonl'
 PAGE, PLOT = ROOT / 'docs/growth.md', ROOT / 'docs/growth.svg'
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if docs/growth.md is out of date.')
 STEEP = 1.1  # a slope above it is more than proportional
 
 
@@ -154,17 +151,12 @@ def draw(lines: list[str], path: Path) -> None:
     figure.savefig(path, metadata={'Date': None})
 
 
-def main(argv: list[str]) -> None:
-    """Writes the page and the plot, or compares the page."""
-    del argv
+def main() -> None:
+    """Writes the page and the plot."""
     lines = LOG.read_text().splitlines()
-    if CHECK.value:
-        if page(lines) != PAGE.read_text():
-            sys.exit('docs/growth.md is out of date: run python tools/growth_page.py')
-        return
     PAGE.write_text(page(lines))
     draw(lines, PLOT)
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()
