@@ -1,7 +1,5 @@
 """From a config's `model` part to a Flax module: the only file of `models` that reads it."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +13,6 @@ from spinenet_jax.models.norm import Layers
 from spinenet_jax.models.resnet import DEPTHS, ResNet
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
-from spinenet_jax.ops import strips
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -30,7 +27,6 @@ def _choose(table: dict, key: object, what: str) -> object:
 
 def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: str = '') -> Layers:
     """The convolutions and norms that `config` (a config's `model` part) asks for."""
-    platform = platform or jax.default_backend()
     layers = Layers(
         activation=config.activation,
         dtype=_choose(DTYPES, config.dtype, 'dtype'),
@@ -38,9 +34,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        pointwise_product_below={'cpu': math.inf, 'tpu': strips.SUBLANES}.get(platform, 0),
-        on_cpu=platform == 'cpu',
-        on_tpu=platform == 'tpu',
+        platform=platform or jax.default_backend(),
     )
     layers.check()
     return layers

@@ -5,6 +5,7 @@ the padding flavour.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'sw
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 ZERO_INIT = nn.initializers.zeros_init()
+# 1x1 convolutions of smaller batches than this are matrix products (on a TPU, a batch of 8 fills
+# the sublanes of its registers by itself).
+PRODUCT_BELOW = {'cpu': math.inf, 'tpu': strip_ops.SUBLANES}
 
 
 class Layers(NamedTuple):
@@ -35,13 +39,11 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
-      pointwise_product_below: compute 1x1 convolutions as matrix products in batches smaller than
-        this (faster on CPU and TPU, same result).
-      on_cpu: compute 3x3 convolutions and max-pools in ways that are faster on a CPU (same result
-        but for rounding; ops/convolution_cpu.py, ops/resample.py).
-      on_tpu: compute the stem on cells of pixels, level 2 on strips and gradients of strided
-        convolutions in a way that is faster on a TPU (same result but for rounding; ops/cells.py,
-        ops/strips.py, ops/convolution_tpu.py).
+      platform: 'cpu' and 'tpu' compute some convolutions and pools in ways that are faster there
+        (same result but for rounding): on both 1x1 convolutions as matrix products
+        (ops/convolution.py), on a CPU 3x3 convolutions and max-pools (ops/convolution_cpu.py,
+        ops/resample.py), on a TPU the stem, level 2 and gradients of strided convolutions
+        (ops/cells.py, ops/strips.py, ops/convolution_tpu.py). Others leave all to XLA.
       strips: into how many strips the maps are cut that these layers see.
       on_cells: whether these are the stem's layers, on cells.
     """
@@ -52,9 +54,7 @@ class Layers(NamedTuple):
     padding: str = 'same'
     momentum: float = 0.99
     epsilon: float = 1e-3
-    pointwise_product_below: float = 0
-    on_cpu: bool = False
-    on_tpu: bool = False
+    platform: str = 'gpu'
     strips: int = 1
     on_cells: bool = False
 
@@ -103,11 +103,11 @@ class Layers(NamedTuple):
             return cells.conv(self.strips)
         if self.strips > 1:
             return strip_ops.conv(self.strips)
-        if self.pointwise_product_below and kernel == stride == 1:
-            return functools.partial(pointwise_product, below=self.pointwise_product_below)
-        if self.on_tpu and stride == 2 and kernel > 1:
+        if self.platform in PRODUCT_BELOW and kernel == stride == 1:
+            return functools.partial(pointwise_product, below=PRODUCT_BELOW[self.platform])
+        if self.platform == 'tpu' and stride == 2 and kernel > 1:
             return strided_conv
-        return convolution_cpu.conv if self.on_cpu and kernel == 3 else None
+        return convolution_cpu.conv if self.platform == 'cpu' and kernel == 3 else None
 
     def norm(self, train: bool, *, name: str) -> nn.Module:
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""

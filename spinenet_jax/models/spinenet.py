@@ -59,10 +59,11 @@ class Resample(nn.Module):
 
     def _resize(self, x: jax.Array, old_width: int, size: tuple[int, int]) -> jax.Array:
         """What convolutions leave to max-pools and nearest neighbours."""
+        slices = self.layers.platform == 'cpu'
         if self.halvings > 0 and self.pooling == 'single':
-            x = resample.single_pool(x, old_width, size[1], self.layers.on_cpu)
+            x = resample.single_pool(x, old_width, size[1], slices)
         elif self.halvings > 0:
-            x = resample.chain_pools(x, self.halvings - 1, self.layers.on_cpu)
+            x = resample.chain_pools(x, self.halvings - 1, slices)
         return resample.nearest(x, size)
 
 

@@ -22,10 +22,11 @@ def stem(layers: Layers, images: jax.Array, train: bool) -> tuple[jax.Array, int
       f[B*S,ceil(H/4),ceil(W/4)/S,64], and S; 1 unless H and W are multiples of 4.
     """
     batch, height, width, _ = images.shape
-    on_cells = layers.on_tpu and height % cells.SIDE == width % cells.SIDE == 0
+    on_cells = layers.platform == 'tpu' and height % cells.SIDE == width % cells.SIDE == 0
     count = strips.count(batch, width // cells.SIDE) if on_cells else 1
     layers = layers._replace(on_cells=on_cells, strips=count)
     x = layers.conv(CHANNELS, 7, 2, name='stem_conv')(images.astype(layers.dtype))
     x = layers.act(layers.norm(train, name='stem_norm')(x))
-    x = cells.max_pool(x, count) if on_cells else resample.max_pool(x, 3, 2, layers.on_cpu)
-    return x, count
+    if on_cells:
+        return cells.max_pool(x, count), count
+    return resample.max_pool(x, 3, 2, slices=layers.platform == 'cpu'), count
