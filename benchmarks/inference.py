@@ -86,6 +86,8 @@ def main(argv):
     from benchmarks import machine
 
     config = _CONFIG.value
+    if config.task != 'detection':
+        sys.exit(f'error: --config: task {config.task!r}; only detectors are timed here')
     facts = machine.compute()
     facts |= {
         'model': machine.model_name(config),

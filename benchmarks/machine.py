@@ -81,7 +81,7 @@ def compute() -> dict[str, Any]:
 
 
 def model_name(config: Any) -> str:
-    """A short name for the model of a detection config, from what it is built of."""
+    """A short name for the model of a config, from what it is built of."""
     model = config.model
     body = f'resnet{model.depth}_fpn' if model.backbone == 'resnet_fpn' else model.graph
     return f'{body} width {model.width:g} repeats {model.block_repeats}'

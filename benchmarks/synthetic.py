@@ -4,7 +4,10 @@ import numpy as np
 
 
 def random_batch(task, devices, per_device):
-    """A batch of noise with ten boxes an image, [devices, per_device, ...] each entry."""
+    """A batch of noise for a detector (ten boxes an image) or a classifier.
+
+    Each entry is [devices, per_device, ...].
+    """
     rng = np.random.default_rng(0)
     shape, (height, width) = (devices, per_device), task.image_size
     corner = rng.uniform(0, 0.6, (*shape, 100, 2))
@@ -15,6 +18,7 @@ def random_batch(task, devices, per_device):
         'boxes': (boxes * (height, width, height, width)).astype(np.float32),
         'labels': rng.integers(1, task.num_classes, (*shape, 100)).astype(np.int32),
         'valid': np.broadcast_to(np.arange(100) < 10, (*shape, 100)),
+        'label': rng.integers(0, task.num_classes, shape).astype(np.int32),
     }
     return {key: batch[key] for key in task.device_keys_train}
 

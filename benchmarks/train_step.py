@@ -36,7 +36,7 @@ def measure(config):
     from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
     from spinenet_jax.training.step import make_train_step
 
-    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
+    task, model = build_task(config), build_model(config.model, AXIS, config.task)
     schedule = optim.learning_rate_schedule(config.optim, config.train.batch_size, 463, 162050)
     optimizer = optim.make_optimizer(config.optim, schedule)
     state = replicate(create_state(model, optimizer, task.image_size, seed=0))
@@ -44,7 +44,8 @@ def measure(config):
     batch = random_batch(task, devices, config.train.batch_size // devices)
     batch = jax.device_put(batch, shard_sharding())
     began = time.perf_counter()
-    step = make_train_step(model, task, optimizer, schedule, seed=0)
+    pieces = config.optim.accumulate_steps
+    step = make_train_step(model, task, optimizer, schedule, seed=0, accumulate_steps=pieces)
     step = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - began
     seconds = []
