@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import coco_evaluation, machine, startup, startup_probe
-from tools import growth_page
+from tools import growth_page, tpu_table
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / 'benchmarks/logs'
@@ -53,6 +53,19 @@ def test_growth_plot_is_drawn(tmp_path):
     lines = [row(part, x, x / 10) for part in growth_page.PARTS for x in (1, 2, 4)]
     growth_page.draw(lines, tmp_path / 'plot.svg')
     assert (tmp_path / 'plot.svg').read_text().count('slope 1.00') >= len(growth_page.PARTS)
+
+
+def test_tpu_page_is_made_from_its_log():
+    assert tpu_table.page(tpu_table.read(tpu_table.LOG)) == tpu_table.PAGE.read_text()
+
+
+def test_recomputation_is_stated_in_operations():
+    record = tpu_table.read(tpu_table.LOG)[0]
+    record |= {'remat': True, 'flops': 4e12, 'network_flops': 3e12}
+    assert '(recomputes: +33% operations)' in tpu_table.row(record)[0]
+    full = record | {'fits': False, 'memory': {'peak': 20 * 2**30}}
+    assert '(recomputes)' in tpu_table.row(full)[0]
+    assert '**20.0, does not fit**' in tpu_table.row(full)
 
 
 @pytest.mark.parametrize('log', sorted(LOGS.glob('*.jsonl')), ids=lambda path: path.name)

@@ -64,7 +64,8 @@ def row(record: dict[str, Any]) -> list[str]:
     name = re.sub(r'^configs/(.*)\.py', r'\1', record['config'])
     name = ' '.join([f'`{name}`', *(f'`{change}`' for change in record['changes'])])
     if record['remat']:
-        name += ' (recomputes)'
+        more = f'{record["flops"] / record["network_flops"] - 1:+.0%} ' if record['fits'] else ''
+        name += f' (recomputes: {more}operations)' if more else ' (recomputes)'
     held, peak = record['held'], record['memory'].get('peak', 0)
     limit = record['core']['memory']
     cells = [
