@@ -4,7 +4,7 @@ Rates, weight decay, momentum and warm-up are those of the paper (section "Train
 A file beside this one copies these fields and changes some; nothing adds a field elsewhere.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     config.model.bn_momentum = 0.99
     config.model.bn_epsilon = 1e-3
     config.model.dtype = 'bfloat16'  # of the convolutions; parameters and losses are float32
-    config.model.remat = False  # recompute blocks in the backward pass: less memory, more time
 
     config.data = ConfigDict()
     config.data.source = 'coco'  # one of data/build.py's SOURCES
@@ -66,6 +65,8 @@ def get_config() -> ConfigDict:
     config.train.keep_checkpoints = 2  # latest ones; the best is kept besides
     config.train.eval_every_epochs = 10
     config.train.label_smoothing = 0.0  # of the targets; classification only
+    # Recompute blocks in the backward pass: less memory, more time. None: where it would not fit.
+    config.train.remat = config_dict.placeholder(bool)
     config.train.init_from = ''  # workdir or checkpoint to take fitting weights from
 
     config.optim = ConfigDict()

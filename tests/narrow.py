@@ -32,7 +32,6 @@ def model_config(**changes):
             'bn_momentum': 0.99,
             'bn_epsilon': 1e-3,
             'dtype': 'float32',
-            'remat': False,
         }
     )
     config.update(changes)

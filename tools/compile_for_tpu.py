@@ -47,18 +47,21 @@ def main() -> int:
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     from spinenet_jax import tpu
     from spinenet_jax.models.build import build_model
+    from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
     section = config.eval if FLAGS.eval else config.train
     section.batch_size = FLAGS.global_batch or section.batch_size
-    model = build_model(config.model, task=config.task, platform='tpu')
     devices = tpu.topology_devices(FLAGS.topology)
+    core = tpu.CORES[FLAGS.topology.partition(':')[0]]
+    remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
+    model = build_model(config.model, task=config.task, platform='tpu', remat=remat)
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
-    record = _describe_run(config, len(devices), section.batch_size)
+    record = _describe_run(config, len(devices), section.batch_size) | {'remat': remat}
     record |= {'compile_cpu_seconds': round(program.seconds, 1), 'held': program.held}
     record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}
-    record |= {'core': tpu.CORES[FLAGS.topology.partition(':')[0]]._asdict()}
+    record |= {'core': core._asdict()}
     found = []
     if program.executable is not None:
         figures, found = tpu.work(program)
@@ -91,7 +94,6 @@ def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
         'image_size': list(config.data.image_size),
         'global_batch': batch_size,
         'images_a_core': batch_size // cores,
-        'remat': bool(config.model.remat),
         'accumulate_steps': config.optim.accumulate_steps,
         'jax': metadata.version('jax'),
         'libtpu': metadata.version('libtpu'),
@@ -152,7 +154,7 @@ def _advice(record: dict[str, Any]) -> list[str]:
         return [f'--global_batch={record["global_batch"] // 2} (--config.eval.batch_size)']
     lines = []
     if not record['remat']:
-        lines.append('--config.model.remat=True: recompute blocks in the backward pass')
+        lines.append('--config.train.remat=True: recompute blocks in the backward pass')
     if images > pieces:
         lines.append(
             f'--config.optim.accumulate_steps={2 * pieces}: the batch in {2 * pieces} parts; batch '

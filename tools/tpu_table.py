@@ -62,7 +62,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def row(record: dict[str, Any]) -> list[str]:
     """One line of the table; of a step that does not fit only memory is known."""
     name = re.sub(r'^configs/(.*)\.py', r'\1', record['config'])
-    name = ' '.join([f'`{name}`', *(f'`{change}`' for change in record['changes'])])
+    name = ' '.join([f'`{name}`', *(f'`{c}`' for c in record['changes'] if 'remat' not in c)])
     if record['remat']:
         more = f'{record["flops"] / record["network_flops"] - 1:+.0%} ' if record['fits'] else ''
         name += f' (recomputes: {more}operations)' if more else ' (recomputes)'

@@ -40,7 +40,9 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
     return layers
 
 
-def build_backbone(config: ConfigDict, layers: Layers, task: str = 'detection') -> nn.Module:
+def build_backbone(
+    config: ConfigDict, layers: Layers, task: str = 'detection', remat: bool = False
+) -> nn.Module:
     """The backbone alone: f[B,H,W,3] to {level: f[B,h,w,endpoint_channels]}.
 
     For 'classification', a ResNet gives its last map instead of a feature pyramid.
@@ -53,7 +55,7 @@ def build_backbone(config: ConfigDict, layers: Layers, task: str = 'detection') 
         'stochastic_depth': config.stochastic_depth,
         'dropblock_keep_prob': config.dropblock_keep_prob,
         'dropblock_size': config.dropblock_size,
-        'remat': config.remat,
+        'remat': remat,
     }
     if config.backbone == 'resnet_fpn':
         _choose(DEPTHS, config.depth, 'depth')
@@ -83,6 +85,7 @@ def build_model(
     axis_name: str | None = 'batch',
     task: str = 'detection',
     platform: str = '',
+    remat: bool = False,
 ) -> nn.Module:
     """The detector or classifier of `config`, a config's `model` part.
 
@@ -91,12 +94,13 @@ def build_model(
       axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
       task: 'detection' or 'classification'.
       platform: 'cpu', 'gpu' or 'tpu', for which the arithmetic is formulated; '' is where JAX runs.
+      remat: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
       UserError: one line that names the key, its value and what may stand there.
     """
     layers = build_layers(config, axis_name, platform)
-    backbone = build_backbone(config, layers, task)
+    backbone = build_backbone(config, layers, task, remat)
     if task == 'classification':
         return Classifier(backbone, config.num_classes)
     return RetinaNet(

@@ -17,6 +17,7 @@ from spinenet_jax.data.build import build_source, check_task, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
+from spinenet_jax.training.memory import choose_remat, device_memory
 from spinenet_jax.training.state import AXIS, TrainState
 from spinenet_jax.training.step import make_eval_step
 
@@ -58,7 +59,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
     held_out = build_source(config.data, 'eval', config.model.num_classes)
     check_categories(train.categories, held_out.categories)
     task = build_task(config)
-    model = build_model(config.model, axis_name=AXIS, task=config.task)
+    remat = choose_remat(config, jax.device_count(), device_memory())
+    model = build_model(config.model, AXIS, config.task, remat=remat)
     eval_step = make_eval_step(model, task)
 
     def batches(start_step: int) -> Iterator[Mapping[str, np.ndarray]]:

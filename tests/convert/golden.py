@@ -42,7 +42,6 @@ def model_config(model: dict[str, Any]) -> ConfigDict:
             'bn_momentum': 0.99,
             'bn_epsilon': 1e-3,
             'dtype': 'float32',
-            'remat': False,
             **model,
         }
     )

@@ -1,0 +1,55 @@
+"""When a step recomputes its blocks, and how near the estimate is to the TPU compiler's figures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import retinanet
+from spinenet_jax.training.memory import GIB, choose_remat, device_memory, estimate_step
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def compiled():
+    """What the TPU compiler found of steps of detectors that recompute nothing."""
+    lines = (ROOT / 'benchmarks/logs/tpu_compile.jsonl').read_text().splitlines()
+    for record in map(json.loads, lines):
+        detector = record['config'].startswith('configs/retinanet')
+        if detector and record['step'] == 'train' and record['fits'] and not record['remat']:
+            name = record['config'].partition(':')[2]
+            yield pytest.param(name, record, id=f'{name} {record["topology"]}')
+
+
+@pytest.mark.parametrize(('name', 'record'), compiled())
+def test_estimate_is_near_what_the_tpu_compiler_found(name, record):
+    config = retinanet.get_config(name)
+    config.train.batch_size = record['global_batch']
+    peak = record['memory']['peak']
+    assert abs(estimate_step(config, record['cores']) - peak) < max(0.15 * peak, 0.6 * GIB)
+
+
+@pytest.mark.parametrize(
+    ('devices', 'memory', 'remat'),
+    [(128, 16, False), (64, 16, True), (64, 32, False), (8, 0, False)],
+)
+def test_largest_model_recomputes_where_it_must(devices, memory, remat):
+    config = retinanet.get_config('190-C')
+    assert choose_remat(config, devices, memory * GIB) is remat
+
+
+def test_accumulation_needs_the_memory_of_a_part():
+    config = retinanet.get_config('190-C')
+    config.optim.accumulate_steps = 2
+    assert not choose_remat(config, 64, 16 * GIB)
+
+
+@pytest.mark.parametrize('asked', [True, False])
+def test_the_config_has_the_last_word(asked):
+    config = retinanet.get_config('49-B')
+    config.train.remat = asked
+    assert choose_remat(config, 1, 1) is asked
+
+
+def test_memory_of_a_cpu_is_not_known():
+    assert device_memory() == 0
