@@ -3,6 +3,8 @@
 How blocks are wired is in `graph.py` and `spinenet.py`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -119,5 +121,13 @@ class Block(nn.Module):
 
 
 def maybe_remat(remat: bool) -> type[nn.Module]:
-    """`Block`, or a `Block` that is recomputed in the backward pass instead of stored."""
-    return nn.remat(Block, static_argnums=(2,)) if remat else Block
+    """`Block`, or a `Block` that is recomputed in the backward pass instead of stored.
+
+    What comes from other devices, the few numbers of batch norm, is stored: nobody waits twice.
+    """
+    return nn.remat(Block, static_argnums=(2,), policy=_is_sum_over_devices) if remat else Block
+
+
+def _is_sum_over_devices(primitive: Any, *_, **__) -> bool:
+    """Whether an operation adds up over devices; a policy of `jax.checkpoint`."""
+    return primitive.name.startswith('psum')

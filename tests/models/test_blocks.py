@@ -63,3 +63,22 @@ def test_remat_changes_neither_result_nor_gradient_nor_what_is_dropped():
         results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables['params']))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_remat_does_not_sum_over_devices_again():
+    counts = []
+    for remat in (False, True):
+        kwargs = {'kind': 'bottleneck', 'filters': 4}
+        x = jnp.ones((2, 8, 8, 16))
+        variables = maybe_remat(remat)(layers=Layers(), **kwargs).init(jax.random.key(0), x, False)
+        block = maybe_remat(remat)(layers=Layers(axis_name='batch'), **kwargs)
+
+        def loss(params, x, block=block, stats=variables['batch_stats']):
+            state = {'params': params, 'batch_stats': stats}
+            out, new = block.apply(state, x, True, mutable=['batch_stats'])
+            return jnp.sum(out**2), new
+
+        gradient = jax.pmap(jax.grad(loss, has_aux=True), 'batch', in_axes=(None, 0))
+        images = jnp.stack([x] * jax.local_device_count())
+        counts.append(gradient.lower(variables['params'], images).as_text().count('all_reduce'))
+    assert counts[0] == counts[1] >= 6  # three norms, forward and backward
