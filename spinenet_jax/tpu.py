@@ -49,6 +49,9 @@ CORES = {
 }
 
 
+WORK = ('fusion', 'custom-call', 'select-and-scatter', 'reduce-window', 'scatter', 'gather', 'sort')
+
+
 class Program(NamedTuple):
     """A step compiled for a topology.
 
@@ -92,8 +95,6 @@ def _abstract_batch(
     config: ConfigDict, keys: tuple[str, ...], batch_size: int, devices: list
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a batch's entries `keys` ([devices, B, ...]; see data/batch.py)."""
-    if batch_size % len(devices):
-        raise UserError(f'a batch of {batch_size} images cannot be split over {len(devices)} cores')
     boxes = config.data.max_boxes
     entries = {
         'image': ((*config.data.image_size, 3), jnp.uint8),
@@ -209,7 +210,8 @@ def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:
       'flops', 'bytes' and 'bound_seconds' by XLA's cost analysis, which takes every operation at
       the peak of the matrix unit or of the memory, whichever is slower; 'cycles', the sum of what
       the compiler expects of every operation after it has chosen tiles and layouts, collectives
-      not included; 'collectives' by place.
+      not included; 'unestimated', number and bytes of the results of other operations for which it
+      expects nothing; 'collectives' by place.
     """
     analysis = program.executable.cost_analysis()
     found = hlo.operations(program.executable.as_text())
@@ -218,5 +220,15 @@ def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:
         'bytes': analysis['bytes accessed'],
         'bound_seconds': analysis['optimal_seconds'],
         'cycles': sum(operation.cycles for operation in found),
+        'unestimated': _unestimated(found),
         'collectives': {k: v._asdict() for k, v in hlo.collectives(found).items()},
     }, found
+
+
+def _unestimated(found: list[hlo.Operation]) -> dict[str, int]:
+    """Operations that work on arrays and have no estimate: gradients of max-pools, a few more."""
+    silent = [o for o in found if o.cycles == 0 and o.kind in WORK and o.output_bytes > 4]
+    return {
+        'count': sum(o.times for o in silent),
+        'bytes': sum(o.times * o.output_bytes for o in silent),
+    }

@@ -1,5 +1,10 @@
 """The steps as the TPU compiler sees them, and the reading of what it says."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from ml_collections import ConfigDict
@@ -10,6 +15,8 @@ from spinenet_jax.models.build import build_layers
 from spinenet_jax.models.graph import Block, Graph
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # Two fusions of 10 and 20 cycles, a loop of three turns of 5, a loop without a number of 7, a
 # conditional whose branches cost 100 and 1, two collectives.
@@ -124,3 +131,38 @@ def test_collectives_are_few(program):
     assert places['other']['count'] <= 3  # the count of anchors; gradients and losses
     assert figures['cycles'] > 0 and figures['flops'] > 0
     assert sum(o.cycles for o in found) == figures['cycles']
+    assert figures['unestimated']['count'] < len(found) / 20
+
+
+def test_evaluation_step_with_post_processing_compiles():
+    pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
+    from spinenet_jax import tpu
+
+    config = small_config()
+    config.eval.batch_size = 16
+    model = small_detector(config)
+    program = tpu.compile_eval_step(config, model, tpu.topology_devices('v3:2x2x1'))
+    figures, _ = tpu.work(program)
+    assert set(figures['collectives']) <= {'other'}  # detections are gathered, nothing is summed
+    assert 0 < tpu.memory(program)['peak'] < 2**30
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--global_batch=-8'], 'must be a multiple of 8'),
+        (['--global_batch=12'], 'must be a multiple of 8'),
+        (['--config.optim.accumulate_steps=3'], 'must be a multiple of 24'),
+        (['--config.model.num_classes=0'], 'model.num_classes=0'),
+        (['--eval', '--global_batch=-8'], 'eval.batch_size=-8'),
+        (['--topology=v9:2x2x1'], 'choose a chip'),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused_in_a_line(arguments, words):
+    pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
+    script = [sys.executable, 'tools/compile_for_tpu.py', '--config=configs/digits.py', '--log=']
+    command = [*script, '--topology=v3:2x2x1', *arguments]
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1'}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr and 'Traceback' not in done.stderr

@@ -50,15 +50,14 @@ def main() -> int:
     from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
-    section = config.eval if FLAGS.eval else config.train
-    section.batch_size = FLAGS.global_batch or section.batch_size
     devices = tpu.topology_devices(FLAGS.topology)
+    batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
     model = build_model(config.model, task=config.task, platform='tpu', remat=remat)
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
-    record = _describe_run(config, len(devices), section.batch_size) | {'remat': remat}
+    record = _describe_run(config, len(devices), batch_size) | {'remat': remat}
     record |= {'compile_cpu_seconds': round(program.seconds, 1), 'held': program.held}
     record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}
     record |= {'core': core._asdict()}
@@ -80,11 +79,33 @@ def main() -> int:
     return 0 if record['fits'] else 1
 
 
+def _set_batch_size(config: Any, devices: int) -> int:
+    """Put --global_batch, or the config's number as the scripts would use it, into the config."""
+    from spinenet_jax.errors import UserError
+    from spinenet_jax.training.step import check_batch_size
+
+    if config.model.num_classes < 1:
+        raise UserError('model.num_classes=0: there is no data to take it from; say how many')
+    section = config.eval if FLAGS.eval else config.train
+    section.batch_size = FLAGS.global_batch or section.batch_size
+    if not FLAGS.eval:
+        check_batch_size(section.batch_size, devices, config.optim.accumulate_steps)
+    elif section.batch_size < 1:
+        raise UserError(f'eval.batch_size={section.batch_size}: must be positive')
+    else:
+        section.batch_size = devices * -(-section.batch_size // devices)  # as eval.py fills up
+    return section.batch_size
+
+
 def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
     """What was asked for, and with which versions."""
-    names = ('config', 'topology', 'global_batch', 'eval', 'costliest', 'hlo', 'log')
-    changes = [a for a in sys.argv[1:] if a.lstrip('-').partition('=')[0] not in names]
-    git = ['git', '-C', str(ROOT), 'rev-parse', '--short', 'HEAD']
+    words = zip(sys.argv[1:], [*sys.argv[2:], ''], strict=True)
+    changes = [w if '=' in w else f'{w}={after}' for w, after in words if w.startswith('--config.')]
+    git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        commit = ''
     return {
         'config': config_flags.get_config_filename(FLAGS['config']),
         'changes': [change.removeprefix('--config.') for change in changes],
@@ -97,7 +118,7 @@ def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
         'accumulate_steps': config.optim.accumulate_steps,
         'jax': metadata.version('jax'),
         'libtpu': metadata.version('libtpu'),
-        'commit': subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        'commit': commit,
     }
 
 
@@ -130,6 +151,9 @@ def _print(record: dict[str, Any]) -> None:
         for line in _advice(record):
             print(f'  {line}')
         return
+    if record['remat']:
+        more = record['flops'] / record['network_flops'] - 1
+        print(f'recomputation   of blocks in the backward pass: {more:+.0%} operations')
     print(
         f'operations      {record["flops"]:.3e} a core ({record["network_flops"]:.3e} the network)'
     )
@@ -137,6 +161,11 @@ def _print(record: dict[str, Any]) -> None:
     print(
         f'step time       {1e3 * record["seconds"]:.1f} ms expected by the compiler, collectives '
         f'not included; {1e3 * record["bound_seconds"]:.1f} ms if every operation ran at a peak'
+    )
+    silent = record['unestimated']
+    print(
+        f'                not in it: {silent["count"]} operations without an estimate, with '
+        f'{silent["bytes"] / 1e6:.1f} MB of results'
     )
     print(
         f'                {record["images_per_second"]:.0f} images/s, '
@@ -150,12 +179,13 @@ def _print(record: dict[str, Any]) -> None:
 def _advice(record: dict[str, Any]) -> list[str]:
     """What makes a step smaller that is not turned yet."""
     images, pieces = record['images_a_core'], record['accumulate_steps']
-    if record['step'] == 'eval':
-        return [f'--global_batch={record["global_batch"] // 2} (--config.eval.batch_size)']
+    if record['step'] == 'eval' and images > 1:
+        fewer = record['cores'] * (images // 2)
+        return [f'--global_batch={fewer} (--config.eval.batch_size)']
     lines = []
-    if not record['remat']:
+    if not record['remat'] and record['step'] == 'train':
         lines.append('--config.train.remat=True: recompute blocks in the backward pass')
-    if images > pieces:
+    if images > pieces and record['step'] == 'train':
         lines.append(
             f'--config.optim.accumulate_steps={2 * pieces}: the batch in {2 * pieces} parts; batch '
             'norm sees one part at a time'

@@ -21,7 +21,8 @@ topology in the table, with the compiler that runs on a TPU VM ({versions}).
 - **memory**: the peak of one core (of one chip from v4 on): state, batch, temporaries, program.
 - **state**: parameters, momentum and batch-norm statistics, of that memory.
 - **step**: what the compiler expects, the sum over all operations after it has chosen tiles and
-  layouts. Collectives are not in it, and nothing was run: take it as a comparison between rows.
+  layouts. It gives no estimate for collectives, gradients of max-pools and some small gathers and
+  scatters, and nothing was run: take it as a comparison between rows.
 - **of peak**: operations of the network alone (two a multiply-add, three times that to train) over
   what the cores' matrix units could do in that time. Matching, losses and whatever is computed
   twice take time and do not count.
@@ -54,15 +55,20 @@ def read(path: Path) -> list[dict[str, Any]]:
     records = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
-        key = [record[k] for k in ('config', 'changes', 'step', 'topology', 'global_batch')]
-        records[json.dumps(key)] = record
+        key = [record[k] for k in ('config', 'step', 'topology', 'global_batch', 'remat')]
+        records[json.dumps([key, _changes(record)])] = record
     return list(records.values())
+
+
+def _changes(record: dict[str, Any]) -> list[str]:
+    """Settings that differ from the config, without what `remat` of the record says."""
+    return [change for change in record['changes'] if 'remat' not in change]
 
 
 def row(record: dict[str, Any]) -> list[str]:
     """One line of the table; of a step that does not fit only memory is known."""
     name = re.sub(r'^configs/(.*)\.py', r'\1', record['config'])
-    name = ' '.join([f'`{name}`', *(f'`{c}`' for c in record['changes'] if 'remat' not in c)])
+    name = ' '.join([f'`{name}`', *(f'`{change}`' for change in _changes(record))])
     if record['remat']:
         more = f'{record["flops"] / record["network_flops"] - 1:+.0%} ' if record['fits'] else ''
         name += f' (recomputes: {more}operations)' if more else ' (recomputes)'

@@ -15,7 +15,6 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.training import optim, workdir
@@ -32,7 +31,7 @@ from spinenet_jax.training.state import (
     replicate,
     unreplicate,
 )
-from spinenet_jax.training.step import make_train_step
+from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import transfer
 
 MAIN_METRICS = ('AP', 'top1')  # what 'best' is measured by, the first that an evaluation has
@@ -213,13 +212,8 @@ def _steps(
 
 def _plan(config: ConfigDict, image_count: int) -> _Plan:
     """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
-    batch_size, micro_steps = config.train.batch_size, config.optim.accumulate_steps
-    parts = jax.device_count() * max(1, micro_steps)
-    if batch_size < 1 or batch_size % parts:
-        raise UserError(
-            f'train.batch_size={batch_size} cannot be shared out evenly over {jax.device_count()} '
-            f'devices with optim.accumulate_steps={micro_steps}: it must be a multiple of {parts}'
-        )
+    batch_size = config.train.batch_size
+    check_batch_size(batch_size, jax.device_count(), config.optim.accumulate_steps)
     steps = optim.steps_per_epoch(image_count, batch_size)
     return _Plan(
         steps_per_epoch=steps,

@@ -16,9 +16,20 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from spinenet_jax.errors import UserError
 from spinenet_jax.training.state import AXIS, TrainState
 
 Batch = dict[str, jax.Array]
+
+
+def check_batch_size(batch_size: int, devices: int, accumulate_steps: int) -> None:
+    """UserError where a training batch cannot be cut into equal parts."""
+    parts = devices * max(1, accumulate_steps)
+    if batch_size < 1 or batch_size % parts:
+        raise UserError(
+            f'train.batch_size={batch_size} cannot be shared out evenly over {devices} devices '
+            f'with optim.accumulate_steps={accumulate_steps}: it must be a multiple of {parts}'
+        )
 
 
 def make_train_step(
