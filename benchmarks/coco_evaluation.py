@@ -122,9 +122,12 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--images', type=int, default=5000)
-    parser.add_argument('--backends', nargs='+', default=['faster', 'pycocotools'])
+    both = ('faster', 'pycocotools')
+    parser.add_argument('--backends', nargs='+', choices=both, default=both)
     parser.add_argument('--log', default='', help='file to append to')
     given = parser.parse_args()
+    if given.images < 1:
+        parser.error(f'--images={given.images}: at least one')
     every = {}
     for backend in given.backends:
         facts = {'backend': backend, 'images': given.images}

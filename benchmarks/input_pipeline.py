@@ -20,7 +20,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spinenet_jax import launch  # noqa: E402
 
 _BATCH = flags.DEFINE_integer('batch_size', 8, 'images a batch')
 _SIZE = flags.DEFINE_integer('image_size', 640, 'height and width of the output, pixels')
@@ -34,9 +39,6 @@ _PYTHON_ONLY = flags.DEFINE_bool(
 _LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
 
 STRETCHES = 5
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 
 def write_images(root: Path, count: int) -> None:
@@ -136,8 +138,7 @@ def timed(batches: Iterator[object]) -> dict[str, object]:
     }
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> None:
     from benchmarks import machine
 
     with tempfile.TemporaryDirectory() as folder:
@@ -157,4 +158,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

@@ -34,24 +34,34 @@ What is not equal:
     time. torchvision's takes the best 1,000 candidates of each level. Ours is exact, a class at a
     time, from 5,000 of each.
   - Training: targets are matched to anchors inside the step by ours, KerasHub and torchvision; by
-    the Garden in its input pipeline, which is not timed. Ours also normalises the images. KerasHub
-    gets its batch from the host's memory, as `fit` does.
+    the Garden in its input pipeline, which is not timed. Ours and torchvision also normalise the
+    images. KerasHub gets its batch from the host's memory, as `fit` does.
+  - torchvision's end_to_end normalises and collects the images, which the others get normalised.
+  - Peak memory, on a GPU: ours is what the compiler reserves for the step, torchvision's what its
+    allocator held at most, with the detector for inference, which stays on the card.
+
+'share_of_matrix_peak' counts a plain convolution's multiplications; ours does fewer on a CPU
+(docs/cpu_log.md) and can exceed 1.
 """
 
+import contextlib
 import datetime
 import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from spinenet_jax import launch  # noqa: E402
+from spinenet_jax.errors import UserError  # noqa: E402
 
 _ON = flags.DEFINE_enum('on', 'cpu', ['cpu', 'gpu'], 'what to measure on')
 _MEASURES = flags.DEFINE_list('measures', [], 'only these; default all')
@@ -91,7 +101,7 @@ def pythons(given: list[str], folder: str) -> dict[str, Path]:
     """Each peer's interpreter: ours is this one, others as given or in their folder.
 
     Raises:
-      ValueError: an entry of `given` that is not 'peer=path'.
+      UserError: an entry of `given` that is not 'peer=path'.
     """
     found = {'ours': Path(sys.executable)}
     for name in ('garden', 'kerashub', 'torchvision'):
@@ -99,7 +109,7 @@ def pythons(given: list[str], folder: str) -> dict[str, Path]:
     for entry in given:
         name, separator, path = entry.partition('=')
         if name not in found or not separator:
-            raise ValueError(f'--pythons={entry}: give peer=path, peers are {", ".join(found)}')
+            raise UserError(f'--pythons={entry}: give peer=path, peers are {", ".join(found)}')
         found[name] = Path(path).expanduser()
     return found
 
@@ -139,16 +149,27 @@ def start(name: str, python: Path, spec: dict[str, Any]) -> Worker | str:
         text=True,
     )
     line = process.stdout.readline()
-    if not line:
+    if not line.endswith('\n'):
         return f'its worker ended with status {process.wait()}; its error is above'
     return Worker(name, process, json.loads(line))
 
 
 def ask(worker: Worker, measure: str, repeats: int) -> dict[str, Any]:
-    """One turn: {'seconds': list, 'peak_bytes': int or None}."""
-    worker.process.stdin.write(json.dumps([measure, repeats]) + '\n')
-    worker.process.stdin.flush()
-    return json.loads(worker.process.stdout.readline())
+    """One turn: {'seconds': list, 'peak_bytes': int or None}.
+
+    Raises:
+      UserError: the worker is gone, killed for memory most likely.
+    """
+    try:
+        worker.process.stdin.write(json.dumps([measure, repeats]) + '\n')
+        worker.process.stdin.flush()
+        return json.loads(worker.process.stdout.readline())
+    except (BrokenPipeError, json.JSONDecodeError) as error:
+        status = worker.process.wait()
+        raise UserError(
+            f'the worker of {worker.name} ended with status {status} in {measure!r}; what was '
+            'measured before is in the log'
+        ) from error
 
 
 def round_robin(
@@ -240,10 +261,19 @@ def show(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
+def check_names(what: str, given: list[str], legal: Sequence[str]) -> None:
+    """UserError that lists what there is, for a name that does not exist."""
+    for name in given:
+        if name not in legal:
+            raise UserError(f'--{what}={name}: choose of {", ".join(legal)}')
+
+
+def main() -> None:
     """Start, measure, write down, stop."""
-    del argv
     from benchmarks import machine
+
+    check_names('measures', _MEASURES.value, MEASURES)
+    check_names('peers', _PEERS.value, sorted({name for names in PEERS.values() for name in names}))
 
     spec = specification(_ON.value)
     interpreters = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
@@ -269,7 +299,8 @@ def main(argv: list[str]) -> None:
                     machine.record('peers', where | row | extra, _LOG.value)
     finally:
         for worker in workers:
-            worker.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                worker.process.stdin.close()
             worker.process.wait()
     print(show(table(answers, about, spec)))
     for name, reason in missing.items():
@@ -277,4 +308,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

@@ -150,9 +150,9 @@ def test_evaluation_step_with_post_processing_compiles():
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
-        (['--global_batch=-8'], 'must be a multiple of 8'),
-        (['--global_batch=12'], 'must be a multiple of 8'),
-        (['--config.optim.accumulate_steps=3'], 'must be a multiple of 24'),
+        (['--global_batch=-8'], 'must be a positive multiple of 8'),
+        (['--global_batch=12'], 'must be a positive multiple of 8'),
+        (['--config.optim.accumulate_steps=3'], 'must be a positive multiple of 24'),
         (['--config.model.num_classes=0'], 'model.num_classes=0'),
         (['--eval', '--global_batch=-8'], 'eval.batch_size=-8'),
         (['--topology=v9:2x2x1'], 'choose a chip'),

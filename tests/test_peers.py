@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peer_worker, peers
+from spinenet_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = {
@@ -43,7 +44,7 @@ def test_interpreters_are_those_given_or_in_the_folder():
     assert found['ours'] == Path(sys.executable)
     assert found['garden'] == Path('/g/python')
     assert found['kerashub'] == Path('/envs/kerashub/bin/python')
-    with pytest.raises(ValueError, match='--pythons=nobody=x: give peer=path'):
+    with pytest.raises(UserError, match='--pythons=nobody=x: give peer=path'):
         peers.pythons(['nobody=x'], '/envs')
 
 

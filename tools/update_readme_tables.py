@@ -33,7 +33,15 @@ def fill(text: str, root: Path) -> str:
 def table_of_log(lines: list[str], fields: list[str]) -> str:
     """A Markdown table with a row for each JSON line; a field that is missing is left blank."""
     rows = [json.loads(line) for line in lines if line.strip()]
-    return _markdown(fields, [[_show(row.get(field)) for field in fields] for row in rows])
+    table = _markdown(fields, [[_show(row.get(field)) for field in fields] for row in rows])
+    return table + _not_run_on(rows)
+
+
+def _not_run_on(rows: list[dict]) -> str:
+    """A line under a table of what JAX computed, if all of it was computed on a CPU."""
+    places = [str(row.get('device', row.get('on', ''))) for row in rows]
+    cpu_only = any(places) and all(place.endswith('cpu') for place in places if place)
+    return '\n*not run on a GPU*\n' if cpu_only else ''
 
 
 def models_table() -> str:

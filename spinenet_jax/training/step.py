@@ -28,7 +28,8 @@ def check_batch_size(batch_size: int, devices: int, accumulate_steps: int) -> No
     if batch_size < 1 or batch_size % parts:
         raise UserError(
             f'train.batch_size={batch_size} cannot be shared out evenly over {devices} devices '
-            f'with optim.accumulate_steps={accumulate_steps}: it must be a multiple of {parts}'
+            f'with optim.accumulate_steps={accumulate_steps}: it must be a positive multiple of '
+            f'{parts}'
         )
 
 
