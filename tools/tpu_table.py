@@ -51,13 +51,21 @@ COLUMNS = [
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The last record of every (configuration, step, topology, batch)."""
+    """The last record of every (configuration, step, topology, batch), by size of the model."""
     records = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
         key = [record[k] for k in ('config', 'step', 'topology', 'global_batch', 'remat')]
         records[json.dumps([key, _changes(record)])] = record
-    return list(records.values())
+    return sorted(records.values(), key=_order)
+
+
+def _order(record: dict[str, Any]) -> tuple[str, int, str, str, bool]:
+    """Detectors before classifiers, small models before large ones, training before evaluation."""
+    file, _, name = record['config'].partition(':')
+    size = int(re.search(r'\d+', name)[0]) if re.search(r'\d+', name) else 0
+    first = '' if 'retinanet' in file else file
+    return first, size, name, record['topology'], record['step'] == 'eval'
 
 
 def _changes(record: dict[str, Any]) -> list[str]:
