@@ -36,7 +36,8 @@ PARTS = {
     'step_batch': Part(
         'Training step',
         'images (256 x 256)',
-        'Every image costs the same; the optimizer is paid once a step.',
+        'Every image costs the same; the optimizer is paid once a step. Why an image of the '
+        'largest batch takes longer was not looked into; larger images with as many pixels do, too.',
     ),
     'post_classes': Part(
         'Post-processing',
