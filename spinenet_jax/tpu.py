@@ -178,10 +178,10 @@ def memory(program: Program) -> dict[str, int]:
 
     Arguments (state and batch, with the padding of their layouts), results that do not reuse an
     argument's memory, temporaries (activations, gradients) and the program itself. Of a step that
-    does not fit only the peak is known.
+    does not fit only the peak is known, or that of the temporaries, if the compiler tells it.
     """
     if program.executable is None:
-        used = re.search(r'Used ([\d.]+)([KMGT])', program.refusal)
+        used = re.search(r'(?:Used |temporaries \()([\d.]+)([KMGT])', program.refusal)
         unit = {'K': 2**10, 'M': 2**20, 'G': GIB, 'T': 2**40}
         return {'peak': int(float(used[1]) * unit[used[2]])} if used else {}
     stats = program.executable.memory_analysis()

@@ -65,7 +65,7 @@ def test_recomputation_is_stated_in_operations():
     assert '(recomputes: +33% operations)' in tpu_table.row(record)[0]
     full = record | {'fits': False, 'memory': {'peak': 20 * 2**30}}
     assert '(recomputes)' in tpu_table.row(full)[0]
-    assert '**20.0, does not fit**' in tpu_table.row(full)
+    assert '**does not fit, 20.0**' in tpu_table.row(full)
 
 
 @pytest.mark.parametrize('log', sorted(LOGS.glob('*.jsonl')), ids=lambda path: path.name)

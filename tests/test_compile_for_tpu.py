@@ -77,6 +77,20 @@ def test_collectives_by_place():
     }
 
 
+@pytest.mark.parametrize(
+    ('refusal', 'peak'),
+    [
+        ('RESOURCE_EXHAUSTED: ... Used 17.5G of 15.48G hbm. Exceeded', {'peak': 35 * 2**29}),
+        ('the total memory required for HLO temporaries (83.0G) exceeds', {'peak': 83 * 2**30}),
+        ('RESOURCE_EXHAUSTED: out of patience', {}),
+    ],
+)
+def test_memory_of_a_step_that_does_not_fit(refusal, peak):
+    from spinenet_jax import tpu
+
+    assert tpu.memory(tpu.Program(None, refusal, {}, 1.0)) == peak
+
+
 def small_config() -> ConfigDict:
     """The digits config with two levels, for a backbone of two blocks."""
     config = digits.get_config()

@@ -142,8 +142,9 @@ def _print(record: dict[str, Any]) -> None:
         f'{record["topology"]}, {record["cores"]} cores, {record["images_a_core"]} images a core'
     )
     print(f'compiled in     {record["compile_cpu_seconds"]:.0f} s of processor time')
+    peak = f'{memory["peak"] / gib:.2f} GiB' if memory else 'not told'
     print(
-        f'memory a core   {memory.get("peak", 0) / gib:.2f} GiB of {limit / gib:.0f} GiB: '
+        f'memory a core   {peak} of {limit / gib:.0f} GiB: '
         + ', '.join(f'{k} {v / gib:.2f}' for k, v in {**held, **memory}.items() if k != 'peak')
     )
     if not record['fits']:

@@ -37,7 +37,8 @@ PARTS = {
         'Training step',
         'images (256 x 256)',
         'Every image costs the same; the optimizer is paid once a step. Why an image of the '
-        'largest batch takes longer was not looked into; larger images with as many pixels do, too.',
+        'largest batch takes longer was not looked into; larger images with as many pixels do so '
+        'too.',
     ),
     'post_classes': Part(
         'Post-processing',

@@ -82,12 +82,13 @@ def row(record: dict[str, Any]) -> list[str]:
         name += f' (recomputes: {more}operations)' if more else ' (recomputes)'
     held, peak = record['held'], record['memory'].get('peak', 0)
     limit = record['core']['memory']
+    told = f', {peak / GIB:.1f}' if peak else ''
     cells = [
         name,
         record['step'],
         record['topology'],
         str(record['images_a_core']),
-        f'{peak / GIB:.1f}' if peak <= limit else f'**{peak / GIB:.1f}, does not fit**',
+        f'{peak / GIB:.1f}' if record['fits'] else f'**does not fit{told}**',
         f'{limit / GIB:.0f}',
         f'{sum(v for k, v in held.items() if k != "batch") / GIB:.2f}',
     ]
