@@ -17,6 +17,10 @@ from ml_collections import config_flags
 from spinenet_jax.errors import UserError
 
 FLAGS = flags.FLAGS
+OUT_OF_MEMORY = (
+    'the step does not fit the memory of the device: try --config.train.remat=True, '
+    '--config.optim.accumulate_steps=2 or a smaller batch'
+)
 QUIET = ('orbax', 'grain', 'etils', 'jax')  # packages whose INFO lines are not for a user
 
 
@@ -65,6 +69,10 @@ def run(main: Callable[[], int | None], config_of_workdir: bool = False) -> None
             return main()
         except UserError as error:
             return _refuse(error)
+        except RuntimeError as error:  # JAX's own kind, without importing JAX
+            if 'RESOURCE_EXHAUSTED' not in str(error):
+                raise
+            return _refuse(UserError(f'{OUT_OF_MEMORY} ({_one_line(error)[:200]})'))
 
     _quieten()
     completed = _with_config_of_workdir if config_of_workdir else list

@@ -208,17 +208,17 @@ def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:
 
     Returns:
       'flops', 'bytes' and 'bound_seconds' by XLA's cost analysis, which takes every operation at
-      the peak of the matrix unit or of the memory, whichever is slower; 'cycles', the sum of what
-      the compiler expects of every operation after it has chosen tiles and layouts, collectives
-      not included; 'unestimated', number and bytes of the results of other operations for which it
-      expects nothing; 'collectives' by place.
+      the peak of the matrix unit or of the memory, whichever is slower (0 if it does not say);
+      'cycles', the sum of what the compiler expects of every operation after it has chosen tiles
+      and layouts, collectives not included; 'unestimated', number and bytes of the results of other
+      operations for which it expects nothing; 'collectives' by place.
     """
     analysis = program.executable.cost_analysis()
     found = hlo.operations(program.executable.as_text())
     return {
         'flops': analysis['flops'],
         'bytes': analysis['bytes accessed'],
-        'bound_seconds': analysis['optimal_seconds'],
+        'bound_seconds': max(0.0, analysis['optimal_seconds']),  # v5e's compiler has none
         'cycles': sum(operation.cycles for operation in found),
         'unestimated': _unestimated(found),
         'collectives': {k: v._asdict() for k, v in hlo.collectives(found).items()},

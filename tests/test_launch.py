@@ -55,3 +55,19 @@ def test_help_is_quick():
     done = start('--help')
     assert spent() - before < 2
     assert '--workdir' in done.stdout and '--coordinator_address' in done.stdout
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_turn():
+    code = """if True:
+        import jax
+        from spinenet_jax import launch
+
+        def main():
+            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: allocating 9 bytes')
+
+        launch.run(main)
+    """
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert '--config.train.remat=True' in done.stderr and 'allocating 9 bytes' in done.stderr
+    assert done.stderr.count('\n') == 1

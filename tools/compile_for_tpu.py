@@ -126,11 +126,12 @@ def _rates(record: dict[str, Any]) -> dict[str, float]:
     """Times, and what follows from them."""
     core = record['core']
     seconds = record['cycles'] / core['clock']
+    bound = record['bound_seconds'] and record['network_flops'] / record['bound_seconds']
     return {
         'seconds': seconds,
         'images_per_second': record['global_batch'] / seconds,
         'share_of_peak': record['network_flops'] / seconds / core['peak'],
-        'bound_share_of_peak': record['network_flops'] / record['bound_seconds'] / core['peak'],
+        'bound_share_of_peak': bound / core['peak'],
     }
 
 
@@ -159,19 +160,21 @@ def _print(record: dict[str, Any]) -> None:
         f'operations      {record["flops"]:.3e} a core ({record["network_flops"]:.3e} the network)'
     )
     print(f'memory traffic  {record["bytes"] / 1e9:.1f} GB a core')
+    bound = record['bound_seconds']
+    told = f'; {1e3 * bound:.1f} ms if every operation ran at a peak' if bound else ''
     print(
         f'step time       {1e3 * record["seconds"]:.1f} ms expected by the compiler, collectives '
-        f'not included; {1e3 * record["bound_seconds"]:.1f} ms if every operation ran at a peak'
+        f'not included{told}'
     )
     silent = record['unestimated']
     print(
         f'                not in it: {silent["count"]} operations without an estimate, with '
         f'{silent["bytes"] / 1e6:.1f} MB of results'
     )
+    told = f' (bound {100 * record["bound_share_of_peak"]:.1f}%)' if bound else ''
     print(
         f'                {record["images_per_second"]:.0f} images/s, '
-        f"{100 * record['share_of_peak']:.1f}% of the cores' bfloat16 peak "
-        f'(bound {100 * record["bound_share_of_peak"]:.1f}%)'
+        f"{100 * record['share_of_peak']:.1f}% of the cores' bfloat16 peak{told}"
     )
     for place, total in record['collectives'].items():
         print(f'collectives     {place}: {total["count"]}, {total["bytes"] / 2**20:.2f} MiB')

@@ -21,12 +21,15 @@ topology in the table, with the compiler that runs on a TPU VM ({versions}).
 - **memory**: the peak of one core (of one chip from v4 on): state, batch, temporaries, program.
 - **state**: parameters, momentum and batch-norm statistics, of that memory.
 - **step**: what the compiler expects, the sum over all operations after it has chosen tiles and
-  layouts. It gives no estimate for collectives, gradients of max-pools and some small gathers and
-  scatters, and nothing was run: take it as a comparison between rows.
+  layouts, without collectives. Nothing was run: take it as a comparison between rows.
 - **of peak**: operations of the network alone (two a multiply-add, three times that to train) over
   what the cores' matrix units could do in that time. Matching, losses and whatever is computed
   twice take time and do not count.
 - **bound**: the same, if every operation ran at the peak of the matrix unit or of the memory.
+  v5e's compiler does not say.
+- **no estimate**: operations that the compiler expects nothing of and that are not in **step**,
+  such as gradients of max-pools, and the size of their results. Where that is much, as on v5e,
+  **step** is too short. Blank where an earlier version of the tool did not count them.
 - **all-reduces**: number and size of all collectives in a step. Those of batch norm (most, and
   small) cannot be fewer than the layers that wait for each other.
 - **compiled in**: processor time of the compilation, about 1.4 times as long as it lasts.
@@ -45,6 +48,7 @@ COLUMNS = [
     'images/s',
     'of peak',
     'bound',
+    'no estimate',
     'all-reduces',
     'compiled in min',
 ]
@@ -100,12 +104,19 @@ def row(record: dict[str, Any]) -> list[str]:
             f'{1e3 * record["seconds"]:.1f}',
             f'{record["images_per_second"]:,.0f}',
             f'{100 * record["share_of_peak"]:.0f}%',
-            f'{100 * record["bound_share_of_peak"]:.0f}%',
+            f'{100 * record["bound_share_of_peak"]:.0f}%' if record['bound_seconds'] > 0 else '',
+            _silent(record),
             f'{sum(t["count"] for t in totals)}, {sum(t["bytes"] for t in totals) / 2**20:.0f} MiB',
         ]
     else:
-        cells += [''] * 7
+        cells += [''] * 8
     return [*cells, f'{record["compile_cpu_seconds"] / 60:.0f}']
+
+
+def _silent(record: dict[str, Any]) -> str:
+    """Number and size of the operations without an estimate."""
+    silent = record.get('unestimated')
+    return f'{silent["count"]}, {silent["bytes"] / 1e6:.0f} MB' if silent else ''
 
 
 def page(records: list[dict[str, Any]]) -> str:
