@@ -218,7 +218,7 @@ def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:
     return {
         'flops': analysis['flops'],
         'bytes': analysis['bytes accessed'],
-        'bound_seconds': max(0.0, analysis['optimal_seconds']),  # v5e's compiler has none
+        'bound_seconds': max(0.0, analysis['optimal_seconds']),  # not from v4 on
         'cycles': sum(operation.cycles for operation in found),
         'unestimated': _unestimated(found),
         'collectives': {k: v._asdict() for k, v in hlo.collectives(found).items()},

@@ -26,11 +26,11 @@ topology in the table, with the compiler that runs on a TPU VM ({versions}).
   what the cores' matrix units could do in that time. Matching, losses and whatever is computed
   twice take time and do not count.
 - **bound**: the same, if every operation ran at the peak of the matrix unit or of the memory.
-  v4's and v5e's compilers do not say. In evaluation it takes suppression at its most turns,
+  Only v3's compiler says. In evaluation it takes suppression at its most turns,
   **step** at its usual ones.
 - **no estimate**: operations that the compiler expects nothing of and that are not in **step**,
-  such as gradients of max-pools, and the size of their results. Where that is much, as on v5e,
-  **step** is too short. Blank where an earlier version of the tool did not count them.
+  such as gradients of max-pools, and the size of their results. Where that is much, as from v4
+  on, **step** is too short. Blank where an earlier version of the tool did not count them.
 - **all-reduces**: number and size of all collectives in a step. Those of batch norm (most, and
   small) cannot be fewer than the layers that wait for each other.
 - **compiled in**: processor time of the compilation, about 1.4 times as long as it lasts.
