@@ -20,7 +20,7 @@ from spinenet_jax.cost import model_cost
 from spinenet_jax.errors import UserError
 from spinenet_jax.tasks.build import build_task
 from spinenet_jax.training import optim
-from spinenet_jax.training.state import TrainState
+from spinenet_jax.training.state import abstract_state
 from spinenet_jax.training.step import make_eval_step, make_train_step
 
 GIB = 2**30
@@ -111,19 +111,6 @@ def _abstract_batch(
     return {key: jax.ShapeDtypeStruct((*rows, *entries[key][0]), entries[key][1]) for key in keys}
 
 
-def abstract_state(model: nn.Module, task: Any, optimizer: Any) -> TrainState:
-    """Shapes of the training state, not replicated."""
-
-    def draw(key):
-        images = jnp.zeros((1, *task.image_size, 3), jnp.float32)
-        variables = model.init({'params': key}, images, train=False)
-        params = variables['params']
-        stats = variables.get('batch_stats', {})
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
-
-    return jax.eval_shape(draw, jax.random.key(0))
-
-
 def compile_train_step(config: ConfigDict, model: nn.Module, devices: list) -> Program:
     """The step of `train.py` for `config`, `config.train.batch_size` images over all devices."""
     task = build_task(config)
@@ -135,7 +122,7 @@ def compile_train_step(config: ConfigDict, model: nn.Module, devices: list) -> P
         accumulate_steps=config.optim.accumulate_steps,
         devices=devices,
     )
-    state = abstract_state(model, task, optimizer)
+    state = abstract_state(model, optimizer, task.image_size)
     batch = _abstract_batch(config, task.device_keys_train, config.train.batch_size, devices)
     return _compile(step, state, batch, len(devices))
 
@@ -144,7 +131,7 @@ def compile_eval_step(config: ConfigDict, model: nn.Module, devices: list) -> Pr
     """The step of `eval.py`, post-processing included, with `config.eval.batch_size` images."""
     task = build_task(config)
     step = make_eval_step(model, task, devices=devices)
-    state = abstract_state(model, task, optax.identity())
+    state = abstract_state(model, optax.identity(), task.image_size)
     keys = (*task.device_keys_eval, 'scale', 'original_size', 'index')
     batch = _abstract_batch(config, keys, config.eval.batch_size, devices)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from spinenet_jax.ops import strips as strip_ops
+from spinenet_jax.ops.convolution import space_to_depth
 
 SIDE = 4  # pixels of an image cell
 POSITIONS = 4  # of an output cell
@@ -32,18 +33,11 @@ def conv(strips: int) -> Any:
         del window_strides
         before = 2 if padding == 'SAME' else padding[0][0]
         # Without the barrier XLA normalises after the folding, in the worst of layouts.
-        cells = strip_ops.split(_fold(lax.optimization_barrier(lhs)), strips)
+        cells = strip_ops.split(space_to_depth(lax.optimization_barrier(lhs), SIDE), strips)
         kernel = _fold_kernel(rhs, before)
         return strip_ops.conv(strips)(cells, kernel, (1, 1), 'SAME', **options)
 
     return formulation
-
-
-def _fold(x: jax.Array) -> jax.Array:
-    """[B,H,W,C] to [B,H/4,W/4,16*C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // SIDE, SIDE, width // SIDE, SIDE, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // SIDE, width // SIDE, -1)
 
 
 def _fold_kernel(x: jax.Array, before: int) -> jax.Array:

@@ -7,6 +7,13 @@ import jax
 from jax import lax
 
 
+def space_to_depth(x: jax.Array, side: int) -> jax.Array:
+    """[B,H,W,C] to [B,H/side,W/side,side*side*C], a cell's positions row by row."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // side, width // side, -1)
+
+
 def pointwise_product(
     lhs: jax.Array,
     rhs: jax.Array,

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spinenet_jax.ops.convolution import space_to_depth
+
 
 def strided_conv(
     lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **options: Any
@@ -61,20 +63,13 @@ def _on_cells(lhs: jax.Array, rhs: jax.Array, before: int, options: Any) -> jax.
     cells = rhs.shape[0] // 2
     low = (before + front) // 2
     return lax.conv_general_dilated(
-        _fold(lhs),
+        space_to_depth(lhs, 2),
         _fold_kernel(rhs, cells),
         (1, 1),
         [(low, cells - 1 - low)] * 2,
         dimension_numbers=options['dimension_numbers'],
         precision=options.get('precision'),
     )
-
-
-def _fold(x: jax.Array) -> jax.Array:
-    """[B,H,W,C] to [B,H/2,W/2,4*C]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(batch, height // 2, width // 2, 4 * channels)
 
 
 def _fold_kernel(x: jax.Array, cells: int) -> jax.Array:

@@ -62,8 +62,15 @@ def empty_state(
 
     Only traced; drawing weights that are thrown away would cost a compilation.
     """
-    shapes = jax.eval_shape(_drawing(model, optimizer, image_size), jax.random.key(0))
+    shapes = abstract_state(model, optimizer, image_size)
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def abstract_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_size: tuple[int, int]
+) -> TrainState:
+    """Shapes and types of what `create_state` would give; only traced."""
+    return jax.eval_shape(_drawing(model, optimizer, image_size), jax.random.key(0))
 
 
 def _drawing(model, optimizer, image_size) -> Callable[[jax.Array], TrainState]:
