@@ -7,7 +7,7 @@ import numpy as np
 import peer_worker as worker
 
 from configs import retinanet
-from spinenet_jax.cost import model_cost
+from spinenet_jax.cost import config_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
 from spinenet_jax.training import optim
@@ -109,8 +109,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     for batch in spec.batches:
         x = jax.device_put(worker.images(spec, batch, spec.image_size))
         measures[f'throughput_{batch}'] = call(whole, x)
-    plain = build_model(config.model, axis_name=None, platform='gpu')
-    parts = model_cost(plain, task.image_size).values()
+    parts = config_cost(config).values()
     facts = {
         'model': 'RetinaNet SpineNet-49',
         'dtype': config.model.dtype,

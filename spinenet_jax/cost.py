@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spinenet_jax.models.build import build_model
 
 
 class Cost(NamedTuple):
@@ -80,6 +83,12 @@ def model_cost(model: Any, image_size: tuple[int, int]) -> dict[str, Cost]:
     return dict(sorted(costs.items(), key=lambda item: -item[1].multiply_adds))
 
 
+def config_cost(config: ConfigDict) -> dict[str, Cost]:
+    """`model_cost` of a config's model at its input size, plainly formulated, on any machine."""
+    model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
+    return model_cost(model, tuple(config.data.image_size))
+
+
 def table(costs: dict[str, Cost]) -> str:
     """The costs as text: a line a part and their sum, in millions and billions."""
     rows = {**costs, 'total': sum(costs.values(), Cost())}
@@ -97,8 +106,6 @@ def main() -> None:
     from absl import app, flags
     from ml_collections import config_flags
 
-    from spinenet_jax.models.build import build_model
-
     config_flag = config_flags.DEFINE_config_file(
         'config', None, 'Configuration.', lock_config=True
     )
@@ -108,8 +115,7 @@ def main() -> None:
         config = config_flag.value
         size = tuple(config.data.image_size)
         print(f'one image of {size[0]} x {size[1]} pixels, at inference')
-        model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
-        print(table(model_cost(model, size)))
+        print(table(config_cost(config)))
 
     app.run(run)
 

@@ -16,7 +16,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from spinenet_jax import hlo
-from spinenet_jax.cost import model_cost
+from spinenet_jax.cost import config_cost
 from spinenet_jax.errors import UserError
 from spinenet_jax.tasks.build import build_task
 from spinenet_jax.training import optim
@@ -181,13 +181,13 @@ def memory(program: Program) -> dict[str, int]:
     return {'peak': sum(parts.values()), 'donated': stats.alias_size_in_bytes, **parts}
 
 
-def network_flops(config: ConfigDict, model: nn.Module, train: bool) -> int:
+def network_flops(config: ConfigDict, train: bool) -> int:
     """Operations an image needs: two a multiply-add of the network, thrice that to train it.
 
     What the compiler adds (recomputation, padding, losses) does not count.
     """
-    costs = model_cost(model, tuple(config.data.image_size))
-    return 2 * (3 if train else 1) * sum(cost.multiply_adds for cost in costs.values())
+    multiply_adds = sum(cost.multiply_adds for cost in config_cost(config).values())
+    return 2 * (3 if train else 1) * multiply_adds
 
 
 def work(program: Program) -> tuple[dict[str, Any], list[hlo.Operation]]:

@@ -64,8 +64,7 @@ def main() -> int:
     found = []
     if program.executable is not None:
         figures, found = tpu.work(program)
-        plain = build_model(config.model, None, config.task, 'gpu')  # padded kernels do not count
-        network = tpu.network_flops(config, plain, not FLAGS.eval)
+        network = tpu.network_flops(config, train=not FLAGS.eval)
         record |= figures | {'network_flops': network * record['images_a_core']}
         record |= _rates(record)
         if FLAGS.hlo:

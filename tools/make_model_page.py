@@ -68,19 +68,16 @@ Every row is one command; *file* goes into both places:
 
 def row(published: Published, module: object, name: str, folder: str) -> list[str]:
     """The cells of one model."""
-    from spinenet_jax.cost import Cost, model_cost
-    from spinenet_jax.models.build import build_model
+    from spinenet_jax.cost import Cost, config_cost
 
     config = module.get_config(published.config)
     if config.task == 'classification':
         config.model.num_classes = 1001
-    model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
-    size = tuple(config.data.image_size)
-    total = sum(model_cost(model, size).values(), Cost())
+    total = sum(config_cost(config).values(), Cost())
     link = f'[{published.file}]({BUCKET}/{folder}/{published.file}.tar.gz)'
     return [
         f'`{name}.py:{published.config}`',
-        str(size[0]),
+        str(config.data.image_size[0]),
         f'{total.parameters / 1e6:.1f}',
         f'{total.multiply_adds / 1e9:.1f}',
         published.score,

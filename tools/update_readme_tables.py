@@ -47,14 +47,12 @@ def _not_run_on(rows: list[dict]) -> str:
 def models_table() -> str:
     """Sizes of every model in configs/retinanet.py at its input size."""
     from configs import retinanet
-    from spinenet_jax.cost import model_cost
-    from spinenet_jax.models.build import build_model
+    from spinenet_jax.cost import config_cost
 
     rows = []
     for name in retinanet.MODELS:
         config = retinanet.get_config(f'{name}-B')
-        model = build_model(config.model, axis_name=None, platform='gpu')
-        parts = model_cost(model, tuple(config.data.image_size)).values()
+        parts = config_cost(config).values()
         parameters = sum(part.parameters for part in parts) / 1e6
         multiply_adds = sum(part.multiply_adds for part in parts) / 1e9
         side = config.data.image_size[0]

@@ -14,6 +14,7 @@ from jax import lax
 
 from spinenet_jax.ops import strips as strip_ops
 from spinenet_jax.ops.convolution import space_to_depth
+from spinenet_jax.ops.resample import first_largest
 
 SIDE = 4  # pixels of an image cell
 POSITIONS = 4  # of an output cell
@@ -76,17 +77,9 @@ def max_pool(x: jax.Array, strips: int) -> jax.Array:
     after = jnp.concatenate(
         [left[:, :, 1:], strip_ops.right_edge(left, strips, 1, -jnp.inf)], axis=2
     )
-    x = _first_largest(left, right, after)
+    x = first_largest((left, right, after))
     top, bottom = x[..., : half // 2], x[..., half // 2 :]
     below = lax.pad(
         top[:, 1:], jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), (0, 1, 0), *[(0, 0, 0)] * 2]
     )
-    return _first_largest(top, bottom, below)
-
-
-def _first_largest(*values: jax.Array) -> jax.Array:
-    """Elementwise maximum whose gradient goes to the first of equal values."""
-    largest, *rest = values
-    for value in rest:
-        largest = jnp.where(value > largest, value, largest)
-    return largest
+    return first_largest((top, bottom, below))

@@ -1,6 +1,7 @@
 """Changing the size of feature maps without parameters: nearest neighbour and max-pools."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -46,14 +47,18 @@ def max_pool(x: jax.Array, window: int, stride: int, slices: bool = False) -> ja
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     for axis in (2, 1):
         count = (x.shape[axis] - window) // stride
-        x = functools.reduce(
-            lambda first, later: jnp.where((later > first) | (later != later), later, first),
-            [
-                lax.slice_in_dim(x, start, start + count * stride + 1, stride, axis=axis)
-                for start in range(window)
-            ],
+        x = first_largest(
+            lax.slice_in_dim(x, start, start + count * stride + 1, stride, axis=axis)
+            for start in range(window)
         )
     return x
+
+
+def first_largest(maps: Iterable[jax.Array]) -> jax.Array:
+    """Elementwise maximum, NaN where one is; its gradient goes to the first of equal values."""
+    return functools.reduce(
+        lambda first, later: jnp.where((later > first) | (later != later), later, first), maps
+    )
 
 
 def chain_pools(x: jax.Array, halvings: int, slices: bool = False) -> jax.Array:

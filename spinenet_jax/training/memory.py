@@ -11,8 +11,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from spinenet_jax.cost import Cost, model_cost
-from spinenet_jax.models.build import DTYPES, build_model
+from spinenet_jax.cost import Cost, config_cost
+from spinenet_jax.models.build import DTYPES
 
 USABLE = 0.95  # share of the memory that an estimate may fill
 GIB = 2**30
@@ -33,8 +33,7 @@ def estimate_step(config: ConfigDict, devices: int) -> int:
     Parameters, momentum and gradients in float32, and for each image twice what convolutions put
     out: once for the backward pass, once more for norms, activations and gradients on the way.
     """
-    model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
-    cost = sum(model_cost(model, tuple(config.data.image_size)).values(), Cost())
+    cost = sum(config_cost(config).values(), Cost())
     images = config.train.batch_size / devices / max(1, config.optim.accumulate_steps)
     value = np.dtype(DTYPES[config.model.dtype]).itemsize
     return round(3 * 4 * cost.parameters + images * 2 * value * cost.activations)

@@ -58,3 +58,11 @@ def test_max_pool_equals_that_of_positions_gradient_of_equal_values_included(cou
     cotangent = jnp.asarray(rng.normal(size=want.shape), jnp.float32)
     got = vjp_got(strips.split(cotangent, count))[0]
     np.testing.assert_allclose(got, vjp_want(cotangent)[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('column', [0, 1, 5])
+def test_max_pool_does_not_hide_what_is_not_a_number(column):
+    x = np.zeros((1, 8, 8, 1), np.float32)
+    x[0, 3, column] = np.nan
+    want = resample.max_pool(x, 3, 2)
+    np.testing.assert_array_equal(cells.max_pool(as_cells(x, 1), 1), want)
