@@ -55,9 +55,11 @@ def main() -> None:
         encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
         (output / prediction.picture_name(found.path, taken)).write_bytes(encoded)
     (output / 'predictions.json').write_text(json.dumps(records.as_dict))
-    done = len(paths) - skipped
-    files = 'predictions.json' if classify else 'pictures and predictions.json'
-    print(f'{done} images, {skipped} skipped: {files} in {output}')
+    said = f'{len(paths) - skipped} images, {skipped} skipped'
+    if classify:
+        print(f'{said}: predictions.json in {output}')
+    else:
+        print(f'{said}; {records.drawn(_SCORE.value)}: pictures and predictions.json in {output}')
 
 
 if __name__ == '__main__':

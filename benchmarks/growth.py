@@ -17,9 +17,7 @@ class channels, anchors, images), `seconds` (median). The last line of a point c
 """
 
 import argparse
-import statistics
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,45 +27,22 @@ PARTS = ('step_pixels', 'step_batch', 'post_classes', 'post_anchors', 'evaluatio
 REPEATS = 7  # calls timed, after one that is not
 
 
-def median_seconds(function, *arguments):
-    """Median seconds of a call, its results waited for."""
-    import jax
-
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
 def step_seconds(side, images):
     """One training step."""
-    import jax
-
-    from benchmarks.synthetic import random_batch
+    from benchmarks.synthetic import training_step
+    from benchmarks.timing import median_seconds
     from configs import digits
-    from spinenet_jax.models.build import build_model
-    from spinenet_jax.tasks.build import build_task
-    from spinenet_jax.training import optim
-    from spinenet_jax.training.state import AXIS, empty_state, replicate, shard_sharding
-    from spinenet_jax.training.step import make_train_step
 
     config = digits.get_config()
-    config.data.image_size = (side, side)
-    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
-    schedule = optim.learning_rate_schedule(config.optim, images, 100, 1000)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    state = [replicate(empty_state(model, optimizer, task.image_size))]
-    batch = jax.device_put(random_batch(task, 1, images), shard_sharding())
-    step = make_train_step(model, task, optimizer, schedule, seed=0)
+    config.data.image_size, config.train.batch_size = (side, side), images
+    step, state, batch = training_step(config)
 
-    def call():  # the state is given away with every step
-        state[0], metrics = step(state[0], batch)
-        return state[0], metrics
+    def call():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return state, metrics
 
-    return median_seconds(call)
+    return median_seconds(call, repeats=REPEATS)
 
 
 def post_seconds(side, classes):
@@ -75,6 +50,7 @@ def post_seconds(side, classes):
     import jax
 
     from benchmarks.synthetic import crowded_outputs
+    from benchmarks.timing import median_seconds
     from configs import retinanet
     from spinenet_jax.tasks.build import build_task
 
@@ -82,7 +58,8 @@ def post_seconds(side, classes):
     config.data.image_size, config.model.num_classes = (side, side), classes
     task = build_task(config)
     post = jax.jit(lambda outputs: task.predictions(outputs, {}))
-    return median_seconds(post, crowded_outputs(task, 1)), len(task.anchors)
+    seconds = median_seconds(post, crowded_outputs(task, 1), repeats=REPEATS)
+    return seconds, len(task.anchors)
 
 
 def evaluation_seconds(images):

@@ -9,9 +9,8 @@ photograph of 640 x 480, from the bytes of its JPEG to detections on the host (b
 one JSON line, also appended to benchmarks/logs/inference.jsonl.
 """
 
-import statistics
+import functools
 import sys
-import time
 from pathlib import Path
 
 from absl import flags
@@ -28,19 +27,6 @@ flags.mark_flag_as_required('config')
 _BATCH = flags.DEFINE_integer('batch_size', 1, 'images')
 _REPEATS = flags.DEFINE_integer('repeats', 10, 'calls timed, after one that is not')
 _LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
-
-
-def seconds(function, *arguments):
-    """Median seconds of a compiled function's calls."""
-    import jax
-
-    jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(_REPEATS.value):
-        began = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def photo(config, whole, variables):
@@ -72,6 +58,7 @@ def measure(config):
     import numpy as np
 
     from benchmarks.synthetic import crowded_outputs
+    from benchmarks.timing import median_seconds
     from spinenet_jax.models.build import build_model
     from spinenet_jax.ops import nms
     from spinenet_jax.tasks.build import build_task
@@ -96,6 +83,7 @@ def measure(config):
     scores = np.sort(rng.uniform(0.05, 1, 1000).astype(np.float32))[::-1]
     suppress = jax.jit(lambda b, s, c: nms.greedy(b, s, c, task.rules))
     classes = rng.integers(1, task.num_classes, 1000).astype(np.int32)
+    seconds = functools.partial(median_seconds, repeats=_REPEATS.value)
     times = {
         'network_ms': seconds(network, variables, batch),
         'with_post_processing_ms': seconds(whole, variables, batch),

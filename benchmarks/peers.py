@@ -48,7 +48,6 @@ import contextlib
 import datetime
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -192,75 +191,6 @@ def round_robin(
         yield measure, found
 
 
-def table(answers: dict, about: dict[str, dict], spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each measure and peer.
-
-    Args:
-      answers: {measure: answers of the peers}, of `round_robin`.
-      about: {peer: what it said when it was ready}.
-      spec: of `specification`.
-
-    Returns:
-      Rows for the log. 'ours_is_times_faster' is the peer's median over ours, for measures that
-      ours has under the name up to the peer's suffix ('end_to_end_batched' meets 'end_to_end').
-    """
-    side = spec['matmul']
-    rates = [2 * side**3 / min(a['seconds']) for a in answers.get('matmul', {}).values()]
-    rows = []
-    for measure, found in answers.items():
-        ours = answers.get(measure.removesuffix('_batched'), {}).get('ours')
-        for name, answer in found.items():
-            facts, median = about[name]['facts'], statistics.median(answer['seconds'])
-            size, batch = shape_of(measure, spec)
-            row = {
-                'measure': measure,
-                'peer': name,
-                'model': facts['model'],
-                'dtype': facts['dtype'],
-                'image_size': size,
-                'batch_size': batch,
-                'median_s': round(median, 5),
-                'min_s': round(min(answer['seconds']), 5),
-                'images_per_s': round(batch / median, 3),
-            }
-            if ours and name != 'ours':
-                row['ours_is_times_faster'] = round(median / statistics.median(ours['seconds']), 3)
-            if measure == 'matmul':
-                del row['images_per_s']
-                row['tflops'] = round(2 * side**3 / min(answer['seconds']) / 1e12, 3)
-            elif rates and 'multiply_adds' in facts:
-                # A backward pass is two products of the forward pass's size.
-                flops = (6 if measure == 'train' else 2) * facts['multiply_adds']
-                flops *= (size / spec['image_size']) ** 2
-                row['share_of_matrix_peak'] = round(flops * batch / median / max(rates), 3)
-            if answer.get('peak_bytes'):
-                row['peak_gib'] = round(answer['peak_bytes'] / 2**30, 2)
-            rows.append(row)
-    return rows
-
-
-def shape_of(measure: str, spec: dict[str, Any]) -> tuple[int, int]:
-    """(side of the images, or of the matrices, and their number) of a measure."""
-    if measure == 'train':
-        return spec['train_size'], spec['train_batch']
-    if measure == 'matmul':
-        return spec['matmul'], 1
-    last = measure.rsplit('_', 1)[1] if measure.startswith('throughput_') else '1'
-    return spec['image_size'], int(last)
-
-
-def show(rows: list[dict[str, Any]]) -> str:
-    """The rows as a text table."""
-    head = ('measure', 'peer', 'median_s', 'min_s', 'images_per_s', 'ours_is_times_faster')
-    head += ('share_of_matrix_peak', 'peak_gib')
-    lines = [head, *([str(row.get(name, '')) for name in head] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
 def check_names(what: str, given: list[str], legal: Sequence[str]) -> None:
     """UserError that lists what there is, for a name that does not exist."""
     for name in given:
@@ -270,7 +200,7 @@ def check_names(what: str, given: list[str], legal: Sequence[str]) -> None:
 
 def main() -> None:
     """Start, measure, write down, stop."""
-    from benchmarks import machine
+    from benchmarks import machine, peer_table
 
     check_names('measures', _MEASURES.value, MEASURES)
     check_names('peers', _PEERS.value, sorted({name for names in PEERS.values() for name in names}))
@@ -292,7 +222,7 @@ def main() -> None:
         where = {'run': began, 'on': spec['on'], 'load_before': round(load, 2)}
         for measure, found in round_robin(workers, _ROUNDS.value, _REPEATS.value):
             answers[measure] = found
-            for row in table(answers, about, spec):
+            for row in peer_table.rows(answers, about, spec):
                 if row['measure'] == measure:
                     facts = about[row['peer']]['facts']
                     extra = {key: facts[key] for key in ('candidates', 'versions')}
@@ -302,7 +232,7 @@ def main() -> None:
             with contextlib.suppress(BrokenPipeError):
                 worker.process.stdin.close()
             worker.process.wait()
-    print(show(table(answers, about, spec)))
+    print(peer_table.show(peer_table.rows(answers, about, spec)))
     for name, reason in missing.items():
         print(f'{name}: not run: {reason}')
 

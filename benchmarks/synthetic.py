@@ -1,6 +1,35 @@
-"""Made-up batches and outputs that several benchmarks compute with."""
+"""What several benchmarks compute with: the training step, made-up batches and outputs."""
 
 import numpy as np
+
+
+def training_step(config, remat=False):
+    """The step of train.py on noise.
+
+    Args:
+      config: `train.batch_size` images over all devices.
+      remat: recompute blocks in the backward pass.
+
+    Returns:
+      (step, state, batch): `step(state, batch)` gives the next state, and gives this one away.
+    """
+    import jax
+
+    from spinenet_jax.models.build import build_model
+    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.training import optim
+    from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
+    from spinenet_jax.training.step import make_train_step
+
+    batch_size, devices = config.train.batch_size, jax.device_count()
+    task, model = build_task(config), build_model(config.model, AXIS, config.task, remat=remat)
+    schedule = optim.learning_rate_schedule(config.optim, batch_size, 463, 162_050)
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    state = replicate(create_state(model, optimizer, task.image_size, seed=0))
+    batch = random_batch(task, devices, batch_size // devices)
+    pieces = config.optim.accumulate_steps
+    step = make_train_step(model, task, optimizer, schedule, seed=0, accumulate_steps=pieces)
+    return step, state, jax.device_put(batch, shard_sharding())
 
 
 def random_batch(task, devices, per_device):

@@ -146,6 +146,15 @@ class Records:
                 }
             )
 
+    def drawn(self, score_threshold: float) -> str:
+        """How many detections `picture` draws at this threshold, in words to print."""
+        scores = [annotation['score'] for annotation in self.as_dict['annotations']]
+        count = sum(score >= score_threshold for score in scores)
+        words = f'{count} of {len(scores)} detections drawn'
+        if scores and not count:
+            words += f' (scores are up to {max(scores):.2f}, --score={score_threshold:g})'
+        return words
+
 
 class ClassRecords:
     """The best classes of images as one dict: images, each with its classes and their scores."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import peer_worker, peers
+from benchmarks import peer_table, peer_worker, peers
 from spinenet_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def test_ratios_and_shares_by_hand():
         'matmul': {'ours': {'seconds': [0.002]}, 'garden': {'seconds': [0.001]}},
     }
     said = {'ours': about(multiply_adds=10**11), 'garden': about()}
-    rows = {(row['measure'], row['peer']): row for row in peers.table(answers, said, SPEC)}
+    rows = {(row['measure'], row['peer']): row for row in peer_table.rows(answers, said, SPEC)}
     garden, ours = rows['network', 'garden'], rows['network', 'ours']
     assert garden['median_s'] == 3.0 and garden['min_s'] == 2.0
     assert garden['ours_is_times_faster'] == 3.0
@@ -77,7 +77,7 @@ def test_ratios_and_shares_by_hand():
     train = rows['train', 'ours']
     assert train['share_of_matrix_peak'] == pytest.approx(6e11 / 4 * 4 / 2 / 2e12, abs=1e-3)
     assert train['peak_gib'] == 1.0 and train['images_per_s'] == 2.0
-    text = peers.show(list(rows.values()))
+    text = peer_table.show(list(rows.values()))
     assert len(text.splitlines()) == 1 + len(rows)
 
 

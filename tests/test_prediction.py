@@ -114,6 +114,9 @@ def test_records_are_coco_shaped(trained, photos):
         (2, 2, 44),
     ]
     assert data['annotations'][1]['bbox'] == [0, 0, 30, 30]
+    assert records.drawn(0.3) == '2 of 2 detections drawn'
+    assert records.drawn(0.9) == '0 of 2 detections drawn (scores are up to 0.52, --score=0.9)'
+    assert prediction.Records(CATEGORIES).drawn(0.3) == '0 of 0 detections drawn'
 
 
 def test_pictures_of_small_images_are_enlarged_and_of_large_ones_are_not(trained, photos):
