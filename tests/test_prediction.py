@@ -115,7 +115,7 @@ def test_records_are_coco_shaped(trained, photos):
     ]
     assert data['annotations'][1]['bbox'] == [0, 0, 30, 30]
     assert records.drawn(0.3) == '2 of 2 detections drawn'
-    assert records.drawn(0.9) == '0 of 2 detections drawn (scores are up to 0.52, --score=0.9)'
+    assert records.drawn(0.9) == '0 of 2 detections drawn (scores are up to 0.51, --score=0.9)'
     assert prediction.Records(CATEGORIES).drawn(0.3) == '0 of 0 detections drawn'
 
 
