@@ -101,7 +101,7 @@ def small_config() -> ConfigDict:
 
 def small_detector(config: ConfigDict, axis_name: str | None = 'batch') -> RetinaNet:
     """A stem, two blocks and two heads: every kind of layer, in a program that compiles soon."""
-    layers = build_layers(config.model, axis_name, 'tpu')
+    layers = build_layers(config.model, axis_name, 'tpu_v3')
     graph = Graph('two', (Block(3, 'residual', (0, 1), True), Block(4, 'bottleneck', (1, 2), True)))
     backbone = SpineNet(graph, layers, width=0.125, endpoint_channels=16, levels=(3, 4))
     return RetinaNet(backbone, layers, config.model.num_classes, head_channels=16, head_convs=1)

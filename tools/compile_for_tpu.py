@@ -46,7 +46,7 @@ def main() -> int:
     """Compile, print, log; 1 if the step does not fit the memory."""
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     from spinenet_jax import tpu
-    from spinenet_jax.models.build import build_model
+    from spinenet_jax.models.build import build_model, platform_of
     from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
@@ -54,7 +54,8 @@ def main() -> int:
     batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
-    model = build_model(config.model, task=config.task, platform='tpu', remat=remat)
+    platform = platform_of(devices[0])
+    model = build_model(config.model, task=config.task, platform=platform, remat=remat)
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
     record = _describe_run(config, len(devices), batch_size) | {'remat': remat}

@@ -25,6 +25,11 @@ def _choose(table: dict, key: object, what: str) -> object:
     return table[key]
 
 
+def platform_of(device: jax.Device) -> str:
+    """The `Layers.platform` of a device: 'cpu', 'gpu', 'tpu_v3' for TPU v2 and v3, or 'tpu'."""
+    return 'tpu_v3' if device.device_kind in ('TPU v2', 'TPU v3') else device.platform
+
+
 def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: str = '') -> Layers:
     """The convolutions and norms that `config` (a config's `model` part) asks for."""
     layers = Layers(
@@ -34,7 +39,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        platform=platform or jax.default_backend(),
+        platform=platform or platform_of(jax.devices()[0]),
     )
     layers.check()
     return layers
@@ -93,7 +98,8 @@ def build_model(
       config: see `configs/common.py`.
       axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
       task: 'detection' or 'classification'.
-      platform: 'cpu', 'gpu' or 'tpu', for which the arithmetic is formulated; '' is where JAX runs.
+      platform: for which the arithmetic is formulated, as `platform_of` says it of a device; '' is
+        where JAX runs.
       remat: recompute blocks in the backward pass: less memory, more time.
 
     Raises:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.models.norm import Layers
+from spinenet_jax.ops import strips
 
 TOWER_INIT = nn.initializers.normal(0.01)
 PREDICTOR_INIT = nn.initializers.normal(1e-5)
@@ -34,13 +35,16 @@ class PredictionHead(nn.Module):
     @nn.compact
     def __call__(self, pyramid: dict[int, jax.Array], *, train: bool) -> list[jax.Array]:
         """{level: f[B,h,w,C]} to a list over levels, lowest first, of f32[B,h,w,outputs]."""
+        images = len(next(iter(pyramid.values())))
+        cut = {
+            level: self.layers.strips_at(level, images, x.shape[2]) for level, x in pyramid.items()
+        }
+        layers = self.layers._replace(images=images if max(cut.values()) > 1 else 0)
         tower = [
-            self.layers.conv(
-                self.channels, 3, name=f'conv{j}', use_bias=True, kernel_init=TOWER_INIT
-            )
+            layers.conv(self.channels, 3, name=f'conv{j}', use_bias=True, kernel_init=TOWER_INIT)
             for j in range(self.convs)
         ]
-        predict = self.layers.conv(
+        predict = layers.conv(
             self.outputs,
             3,
             name='predict',
@@ -50,8 +54,9 @@ class PredictionHead(nn.Module):
         )
         maps = []
         for level, x in sorted(pyramid.items()):
+            x = strips.split(x, cut[level])
             for j, conv in enumerate(tower):
-                x = self.layers.norm(train, name=f'norm{j}_{level}')(conv(x))
-                x = self.layers.act(x)
-            maps.append(predict(x).astype(jnp.float32))
+                x = layers.norm(train, name=f'norm{j}_{level}')(conv(x))
+                x = layers.act(x)
+            maps.append(strips.join(predict(x), cut[level]).astype(jnp.float32))
         return maps

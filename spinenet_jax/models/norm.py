@@ -25,7 +25,9 @@ KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal'
 ZERO_INIT = nn.initializers.zeros_init()
 # 1x1 convolutions of smaller batches than this are matrix products (on a TPU, a batch of 8 fills
 # the sublanes of its registers by itself).
-PRODUCT_BELOW = {'cpu': math.inf, 'tpu': strip_ops.SUBLANES}
+PRODUCT_BELOW = {'cpu': math.inf, 'tpu_v3': strip_ops.SUBLANES, 'tpu': strip_ops.SUBLANES}
+# The deepest level whose maps are cut into strips.
+DEEPEST_CUT = {'tpu_v3': 2, 'tpu': math.inf}
 
 
 class Layers(NamedTuple):
@@ -39,12 +41,15 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
-      platform: 'cpu' and 'tpu' compute some convolutions and pools in ways that are faster there
-        (same result but for rounding): on both 1x1 convolutions as matrix products
-        (ops/convolution.py), on a CPU 3x3 convolutions and max-pools (ops/convolution_cpu.py,
-        ops/resample.py), on a TPU the stem, level 2 and gradients of strided convolutions
-        (ops/cells.py, ops/strips.py, ops/convolution_tpu.py). Others leave all to XLA.
+      platform: 'cpu', 'tpu_v3' (and v2) and 'tpu' (v4 and later) compute some convolutions and
+        pools in ways that are faster there (same result but for rounding): on all three 1x1
+        convolutions as matrix products (ops/convolution.py), on a CPU 3x3 convolutions and
+        max-pools (ops/convolution_cpu.py, ops/resample.py), on a TPU the stem, maps of few images
+        (level 2, from v4 on all levels) and gradients of strided convolutions (ops/cells.py,
+        ops/strips.py, ops/convolution_tpu.py). Others leave all to XLA.
       strips: into how many strips the maps are cut that these layers see.
+      images: how many images they see, where the strips differ from map to map and follow from
+        this (the heads, whose layers are shared); 0 where `strips` says it.
       on_cells: whether these are the stem's layers, on cells.
     """
 
@@ -56,6 +61,7 @@ class Layers(NamedTuple):
     epsilon: float = 1e-3
     platform: str = 'gpu'
     strips: int = 1
+    images: int = 0
     on_cells: bool = False
 
     def check(self) -> None:
@@ -66,6 +72,11 @@ class Layers(NamedTuple):
         ):
             if value not in legal:
                 raise UserError(f'model.{what}={value!r}: choose one of {", ".join(legal)}')
+
+    def strips_at(self, level: int, images: int, width: int) -> int:
+        """Into how many strips the maps of `level` are cut, `images` of them, `width` wide."""
+        deepest = DEEPEST_CUT.get(self.platform, 0)
+        return strip_ops.count(images, width) if level <= deepest else 1
 
     def act(self, x: jax.Array) -> jax.Array:
         """The model's activation."""
@@ -101,11 +112,13 @@ class Layers(NamedTuple):
         """How to compute a convolution; None is XLA's own."""
         if self.on_cells:
             return cells.conv(self.strips)
+        if self.images:
+            return strip_ops.conv_of(self.images)
         if self.strips > 1:
             return strip_ops.conv(self.strips)
         if self.platform in PRODUCT_BELOW and kernel == stride == 1:
             return functools.partial(pointwise_product, below=PRODUCT_BELOW[self.platform])
-        if self.platform == 'tpu' and stride == 2 and kernel > 1:
+        if self.platform in ('tpu_v3', 'tpu') and stride == 2 and kernel > 1:
             return strided_conv
         return convolution_cpu.conv if self.platform == 'cpu' and kernel == 3 else None
 

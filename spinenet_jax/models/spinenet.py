@@ -11,10 +11,9 @@ from flax import linen as nn
 from spinenet_jax.models.blocks import maybe_remat
 from spinenet_jax.models.graph import EXPANSION, STEM_BLOCKS, Graph, filters
 from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
 from spinenet_jax.models.stem import stem
 from spinenet_jax.ops import resample, strips
-
-STEM_LEVEL = 2
 
 
 class Resample(nn.Module):
@@ -50,7 +49,10 @@ class Resample(nn.Module):
         if self.halvings > 0:
             x = layers.conv(self.middle, 3, 2, name='conv_down')(x)
             x = layers.act(layers.norm(train, name='norm_down')(x))
-        if self.halvings != 0:
+        whole = size[1] % old_width == 0 if self.halvings < 0 else self.halvings == 1
+        if whole and self.strips_in == self.strips_out:  # no strip needs its neighbours
+            x = resample.nearest(x, (size[0], size[1] // self.strips_out))
+        elif self.halvings != 0:
             x = self._resize(strips.join(x, self.strips_in), old_width, size)
             x = strips.split(x, self.strips_out)
         layers = self.layers._replace(strips=self.strips_out)
@@ -104,7 +106,7 @@ class SpineNet(nn.Module):
         Any H and W from 1 pixel up; sizes that are multiples of 2**7 need no fractional resize.
         """
         x, count = stem(self.layers, images, train)
-        cut = {STEM_LEVEL: count}  # how many strips, by level
+        cut = self._cut(images.shape) | {STEM_LEVEL: count}
         nodes = []
         for index in range(STEM_BLOCKS):
             group = self._group(f'stem_block{index}', 'bottleneck', STEM_LEVEL, 0.0, count)
@@ -119,11 +121,10 @@ class SpineNet(nn.Module):
             x = sum(terms[1:], terms[0])
             x = self.layers.act(sum((nodes[i] for i in merges.get(index, ())), x))
             rate = self.stochastic_depth * (index - 1) / len(self.graph.blocks)
-            count = cut.get(block.level, 1)
-            group = self._group(f'block{index}', block.kind, block.level, rate, count)
+            group = self._group(f'block{index}', block.kind, block.level, rate, cut[block.level])
             nodes.append(group(x, train))
         return {
-            level: self._endpoint(level, strips.join(nodes[index], cut.get(level, 1)), train)
+            level: self._endpoint(level, nodes[index], cut[level], train)
             for level, index in self.graph.outputs.items()
             if self.levels[0] <= level <= self.levels[1]
         }
@@ -164,11 +165,22 @@ class SpineNet(nn.Module):
             halvings=block.level - level,
             layers=self.layers,
             pooling=self.pooling,
-            strips_in=cut.get(level, 1),
-            strips_out=cut.get(block.level, 1),
+            strips_in=cut[level],
+            strips_out=cut[block.level],
             name=f'resample{index}_{position}',
         )
 
-    def _endpoint(self, level: int, x: jax.Array, train: bool) -> jax.Array:
-        x = self.layers.conv(self.endpoint_channels, 1, name=f'endpoint{level}')(x)
-        return self.layers.act(self.layers.norm(train, name=f'endpoint_norm{level}')(x))
+    def _cut(self, shape: tuple[int, ...]) -> dict[int, int]:
+        """How many strips for each level's maps, images of `shape` [B,H,W,3]."""
+        return {
+            block.level: self.layers.strips_at(
+                block.level, shape[0], resample.level_size(shape[1:3], block.level)[1]
+            )
+            for block in self.graph.blocks
+        }
+
+    def _endpoint(self, level: int, x: jax.Array, count: int, train: bool) -> jax.Array:
+        layers = self.layers._replace(strips=count)
+        x = layers.conv(self.endpoint_channels, 1, name=f'endpoint{level}')(x)
+        x = layers.act(layers.norm(train, name=f'endpoint_norm{level}')(x))
+        return strips.join(x, count)

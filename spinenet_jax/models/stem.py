@@ -3,8 +3,9 @@
 import jax
 
 from spinenet_jax.models.norm import Layers
-from spinenet_jax.ops import cells, resample, strips
+from spinenet_jax.ops import cells, resample
 
+LEVEL = 2  # of its map
 CHANNELS = 64  # in every model, whatever its width
 
 
@@ -22,8 +23,9 @@ def stem(layers: Layers, images: jax.Array, train: bool) -> tuple[jax.Array, int
       f[B*S,ceil(H/4),ceil(W/4)/S,64], and S; 1 unless H and W are multiples of 4.
     """
     batch, height, width, _ = images.shape
-    on_cells = layers.platform == 'tpu' and height % cells.SIDE == width % cells.SIDE == 0
-    count = strips.count(batch, width // cells.SIDE) if on_cells else 1
+    on_tpu = layers.platform in ('tpu_v3', 'tpu')
+    on_cells = on_tpu and height % cells.SIDE == width % cells.SIDE == 0
+    count = layers.strips_at(LEVEL, batch, width // cells.SIDE) if on_cells else 1
     layers = layers._replace(on_cells=on_cells, strips=count)
     x = layers.conv(CHANNELS, 7, 2, name='stem_conv')(images.astype(layers.dtype))
     x = layers.act(layers.norm(train, name='stem_norm')(x))

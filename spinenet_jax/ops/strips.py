@@ -61,6 +61,15 @@ def right_edge(x: jax.Array, strips: int, columns: int, border: float = 0.0) -> 
     return jnp.where(_strip_number(edge, strips) < strips - 1, edge, jnp.asarray(border, x.dtype))
 
 
+def conv_of(images: int) -> Any:
+    """Like `conv`, for maps of `images` images whose strips follow from their batch."""
+
+    def formulation(lhs: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
+        return conv(lhs.shape[0] // images)(lhs, *arguments, **options)
+
+    return formulation
+
+
 def _strip_number(x: jax.Array, strips: int) -> jax.Array:
     """i32[B*S,1,1,1], from 0 on the left."""
     return lax.broadcasted_iota(jnp.int32, (x.shape[0], 1, 1, 1), 0) % strips
@@ -80,6 +89,8 @@ def conv(strips: int) -> Any:
         if padding == 'SAME':
             padding = lax.padtype_to_pads((height, width), rhs.shape[:2], window_strides, 'SAME')
         rows, (left, _) = padding
+        if strips == 1:
+            return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
         right = rhs.shape[1] - window_strides[1] - left  # beyond it no window ends
         parts = [lhs]
         if left > 0:
