@@ -5,6 +5,7 @@ from flax import linen as nn
 
 from spinenet_jax.models.blocks import maybe_remat
 from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
 from spinenet_jax.models.stem import stem
 from spinenet_jax.ops import strips
 
@@ -35,22 +36,34 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
         """f[B,H,W,3] to {2: C2, 3: C3, 4: C4, 5: C5}; C_l is [B,ceil(H/2^l),ceil(W/2^l),*]."""
-        x = strips.join(*stem(self.layers, images, train))
+        x, count = stem(self.layers, images, train)
         block = maybe_remat(self.remat)
         maps, done, total = {}, 0, sum(DEPTHS[self.depth])
         for stage, repeats in enumerate(DEPTHS[self.depth]):
+            level = stage + STEM_LEVEL
             for repeat in range(repeats):
                 done += 1
                 x = block(
                     kind='bottleneck',
                     filters=int(STAGE_FILTERS[stage] * self.width),
-                    layers=self.layers,
+                    layers=self.layers._replace(strips=count),
                     stride=2 if repeat == 0 and stage > 0 else 1,
                     project=repeat == 0,
                     drop_rate=self.stochastic_depth * done / total,
                     keep_prob=self.dropblock_keep_prob if stage >= 2 else 1.0,
                     drop_size=self.dropblock_size,
-                    name=f'stage{stage + 2}_{repeat}',
+                    name=f'stage{level}_{repeat}',
                 )(x, train)
-            maps[stage + 2] = x
+                if repeat == 0 and stage > 0:
+                    x, count = self._cut_again(x, count, level, len(images))
+            maps[level] = strips.join(x, count)
         return maps
+
+    def _cut_again(
+        self, x: jax.Array, count: int, level: int, images: int
+    ) -> tuple[jax.Array, int]:
+        """Maps in as many strips as those of `level` should be, and that number."""
+        wanted = self.layers.strips_at(level, images, count * x.shape[2])
+        if wanted != count:
+            x = strips.split(strips.join(x, count), wanted)
+        return x, wanted

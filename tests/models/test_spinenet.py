@@ -11,6 +11,7 @@ from spinenet_jax.models.build import build_backbone, build_layers, build_model
 from spinenet_jax.models.graph import GRAPHS, Block, Graph
 from spinenet_jax.models.heads import PRIOR_BIAS, PredictionHead
 from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.resnet import DEPTHS
 from spinenet_jax.models.spinenet import SpineNet
 from spinenet_jax.ops.resample import level_size
 from tests.narrow import model_config, random_images, random_variables
@@ -168,11 +169,31 @@ def test_cells_and_strips_change_no_number(size, changes):
     )
     config = model_config(**changes)
     options = {k: changes[k] for k in changes if k not in ('padding', 'activation')}
-    images = random_images(size, batch=2)
-    results = []
-    for platform in ('cpu', 'tpu_v3', 'tpu'):
-        layers = build_layers(config, None, platform)
-        model = SpineNet(graph, layers, 0.25, endpoint_channels=8, levels=(2, 4), **options)
+    compare_platforms(
+        lambda platform: SpineNet(
+            *(graph, build_layers(config, None, platform), 0.25),
+            endpoint_channels=8,
+            levels=(2, 4),
+            **options,
+        ),
+        size,
+    )
+
+
+def test_resnet_on_strips_changes_no_number(monkeypatch):
+    monkeypatch.setitem(DEPTHS, 50, (1, 1, 1, 1))
+    config = model_config(backbone='resnet_fpn', max_level=6)
+    compare_platforms(
+        lambda platform: build_backbone(config, build_layers(config, None, platform)),
+        *((64, 128), ('gpu', 'tpu')),
+    )
+
+
+def compare_platforms(build, size, platforms=('cpu', 'tpu_v3', 'tpu')):
+    """Outputs, statistics and gradients of `build(platform)` are the same on all."""
+    images, results = random_images(size, batch=2), []
+    for platform in platforms:
+        model = build(platform)
         if not results:
             variables = random_variables(model, size)
 
@@ -191,8 +212,12 @@ def test_cells_and_strips_change_no_number(size, changes):
         results.append((grads, rest, model.apply(variables, images, train=False)))
     for other in results[1:]:
         for want, got in zip(*map(jax.tree.leaves, (results[0], other)), strict=True):
-            atol = 2e-4 * float(jnp.abs(want).max())
-            np.testing.assert_allclose(got, want, rtol=2e-3, atol=atol)
+            close(got, want)
+
+
+def close(got, want):
+    atol = 2e-5 + 2e-4 * float(jnp.abs(want).max())  # norms make biases' gradients zero
+    np.testing.assert_allclose(got, want, rtol=2e-3, atol=atol)
 
 
 def test_heads_on_strips_change_no_number():
@@ -218,5 +243,4 @@ def test_heads_on_strips_change_no_number():
         results.append((head.apply(variables, pyramid, train=False), grads, updates))
     assert [Layers(platform='tpu').strips_at(3, 2, side) for side in (16, 12, 5)] == [4, 2, 1]
     for want, got in zip(*map(jax.tree.leaves, results), strict=True):
-        atol = 2e-5 + 2e-4 * float(jnp.abs(want).max())  # norms make biases' gradients zero
-        np.testing.assert_allclose(got, want, rtol=2e-3, atol=atol)
+        close(got, want)
