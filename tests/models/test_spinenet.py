@@ -244,3 +244,16 @@ def test_heads_on_strips_change_no_number():
     assert [Layers(platform='tpu').strips_at(3, 2, side) for side in (16, 12, 5)] == [4, 2, 1]
     for want, got in zip(*map(jax.tree.leaves, results), strict=True):
         close(got, want)
+
+
+@pytest.mark.parametrize(('size', 'batch'), [((96, 160), 1), ((100, 84), 3)])
+def test_whole_detector_is_the_same_from_v4_on(size, batch):
+    config, images, results = model_config(), random_images(size, batch=batch), []
+    for platform in ('gpu', 'tpu'):
+        model = build_model(config, None, platform=platform)
+        if not results:
+            variables = random_variables(model, (64, 64))
+        apply = jax.jit(lambda v, x, model=model: model.apply(v, x, train=False))
+        results.append(apply(variables, images))
+    for want, got in zip(*map(jax.tree.leaves, results), strict=True):
+        close(got, want)
