@@ -1,8 +1,8 @@
 """Does a training step fit the memory of a device, or must its blocks be computed twice?
 
 An estimate from the traced network, good enough to choose by: tests/training/test_memory.py holds
-it against what the compiler for TPU v3 found (benchmarks/logs/tpu_compile.jsonl). That for v5e
-takes up to half as much again, which matters near the limit only.
+it against what the compiler for TPU v3 found (benchmarks/logs/tpu_compile.jsonl). From v4 on the
+compilers take up to a quarter more for small models and a tenth more for large ones.
 """
 
 import jax
