@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: CONTRIBUTING.md says why they are there."""
+"""Rules of the code base that users depend on: import arrows, config keys, no TensorFlow."""
 
 import ast
 import importlib
@@ -39,7 +39,6 @@ ARROWS = {
     'tpu': 'hlo cost training tasks models errors',
 }
 LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'evaluation', 'visualize')
-LONGEST_FILE, LONGEST_FUNCTION, LONGEST_LOOP, MOST_ARGUMENTS = 300, 40, 90, 7
 CONFIGS = [
     ('digits', None),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
@@ -69,11 +68,6 @@ def imported_modules(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
-
-
-def functions(path):
-    tree = ast.parse(path.read_text())
-    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 @pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=ids)
@@ -106,23 +100,6 @@ def test_library_parts_do_not_log(part):
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=ids)
-def test_files_and_functions_are_short(path):
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
-    for function in functions(path):
-        first = function.body[0]
-        documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-        docstring = first.end_lineno - first.lineno + 1 if documented else 0
-        lines = function.end_lineno - function.lineno + 1 - docstring
-        nested = any(isinstance(n, ast.FunctionDef) for n in ast.walk(function) if n != function)
-        flat = path.name == 'loop.py' or function.name == 'get_config'
-        longest = LONGEST_LOOP if flat or nested else LONGEST_FUNCTION
-        assert lines <= longest, f'{function.name}: {lines} lines'
-        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        count = len([a for a in arguments if a.arg not in ('self', 'cls')])
-        assert count <= MOST_ARGUMENTS, f'{function.name}: {count} arguments'
-
-
-@pytest.mark.parametrize('path', SOURCES, ids=ids)
 def test_modules_and_public_names_are_documented(path):
     tree = ast.parse(path.read_text())
     if tree.body:
@@ -132,16 +109,9 @@ def test_modules_and_public_names_are_documented(path):
             assert ast.get_docstring(node), f'{node.name} has no docstring'
 
 
-def test_no_file_is_a_drawer():
-    assert not [
-        p for p in SOURCES if p.stem in ('utils', 'util', 'helpers', 'misc', 'common_utils')
-    ]
-
-
 @pytest.mark.parametrize('path', SCRIPTS, ids=ids)
-def test_scripts_are_short_and_guarded(path):
+def test_scripts_are_guarded(path):
     text = path.read_text()
-    assert len(text.splitlines()) < 100
     assert "if __name__ == '__main__':" in text
 
 
