@@ -26,19 +26,18 @@ ARROWS = {
     'visualize': '',
     'ops': 'errors',
     'models': 'ops errors',
-    'cost': 'models',
-    'tasks': 'models ops errors',
     'data': 'ops errors',
-    'evaluation': 'data ops errors',
-    'training': 'tasks cost models ops data evaluation visualize errors',
+    'parallel': 'data',
+    'evaluation': 'parallel data ops errors',
+    'tasks': 'evaluation data models ops visualize errors',
+    'analysis': 'tasks models errors',
+    'training': 'analysis tasks models ops data parallel evaluation errors',
     'convert': 'training tasks models ops data errors',
-    'inference': 'training tasks models data errors',
-    'prediction': 'inference data evaluation visualize errors',
+    'inference': 'training tasks evaluation parallel data errors',
+    'prediction': 'inference evaluation parallel data errors',
     'launch': 'training errors',
-    'hlo': 'errors',
-    'tpu': 'hlo cost training tasks models errors',
 }
-LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'evaluation', 'visualize')
+LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'parallel', 'evaluation', 'visualize')
 CONFIGS = [
     ('digits', None),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
@@ -56,7 +55,7 @@ def ids(path):
 
 
 def part_of(path):
-    """'ops' for spinenet_jax/ops/boxes.py, 'cost' for spinenet_jax/cost.py."""
+    """'ops' for spinenet_jax/ops/boxes.py, 'launch' for spinenet_jax/launch.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 

@@ -45,8 +45,11 @@ def define_flags() -> None:
 def main() -> int:
     """Compile, print, log; 1 if the step does not fit the memory."""
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-    from spinenet_jax import tpu
-    from spinenet_jax.models.build import build_model, platform_of
+    from spinenet_jax.analysis import tpu
+    from spinenet_jax.models.build import platform_of
+    from spinenet_jax.parallel import AXIS
+    from spinenet_jax.tasks.build import build_task_model
+    from spinenet_jax.training import programs
     from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
@@ -55,9 +58,9 @@ def main() -> int:
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
     platform = platform_of(devices[0])
-    model = build_model(config.model, task=config.task, platform=platform, remat=remat)
-    compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
-    program = compile_step(config, model, devices)
+    model = build_task_model(config, axis_name=AXIS, platform=platform, remat=remat)
+    lower = programs.lower_eval_step if FLAGS.eval else programs.lower_train_step
+    program = tpu.compile_program(*lower(config, model, devices))
     record = _describe_run(config, len(devices), batch_size) | {'remat': remat}
     record |= {'compile_cpu_seconds': round(program.seconds, 1), 'held': program.held}
     record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}

@@ -48,7 +48,7 @@ def _not_run_on(rows: list[dict]) -> str:
 def models_table() -> str:
     """Sizes of every model in configs/retinanet.py at its input size."""
     from configs import retinanet
-    from spinenet_jax.cost import config_cost
+    from spinenet_jax.analysis.cost import config_cost
 
     rows = []
     for name in retinanet.MODELS:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
+from spinenet_jax.parallel import replicate, unreplicate
 from spinenet_jax.training import optim, workdir
 from spinenet_jax.training.checkpoint import Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
@@ -24,17 +25,9 @@ from spinenet_jax.training.feed import device_batches
 from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
 from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
-from spinenet_jax.training.state import (
-    TrainState,
-    create_state,
-    empty_state,
-    replicate,
-    unreplicate,
-)
+from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import transfer
-
-MAIN_METRICS = ('AP', 'top1')  # what 'best' is measured by, the first that an evaluation has
 
 
 class RunResult(NamedTuple):
@@ -83,17 +76,18 @@ class _Scorer:
         """Score one state; after the last step also write results.json and detections.json."""
         step = int(state.step)
         result = self._experiment.evaluate(state)
-        main = next((name for name in MAIN_METRICS if name in result.metrics), None)
+        main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
         logging.info('evaluation at step %d: %s (%.0f s)', step, words, result.seconds)
         self._log.write(step, {f'eval/{name}': value for name, value in result.metrics.items()})
-        if main is not None and self._checkpoints.note_evaluation(step, main, result.metrics[main]):
-            logging.info('step %d is the best so far: %s %.4f', step, main, result.metrics[main])
+        value = result.metrics.get(main)  # missing where the split has no annotations
+        if value is not None and self._checkpoints.note_evaluation(step, main, value):
+            logging.info('step %d is the best so far: %s %.4f', step, main, value)
         if jax.process_index() != 0:
             return
-        source, count = self._experiment.eval_source, self._config.eval.pictures
-        if count and source is not None and result.detections is not None:
-            write_pictures(self._folder, step, source, result.detections, count)
+        source = self._experiment.eval_source
+        if source is not None:
+            write_pictures(self._folder, step, self._experiment.task, source, result.examples)
         if last:
             self._write_results(step, result)
 
@@ -161,7 +155,7 @@ def run(
     try:
         if start > 0 and plan.evaluates(start) and not log.has(start, 'eval/'):
             scorer.evaluate(state, last=start == plan.total)
-        batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
+        batches = device_batches(experiment.batches(start), experiment.task.rows.train.fields)
         helpers = _Helpers(checkpoints, monitor, scorer, preemption)
         with preemption:
             return _steps(state, batches, step_function, plan, helpers)
