@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
@@ -48,18 +50,25 @@ class Trained:
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """The resolved config that a run left in its workdir; UserError if there is none."""
+    """The resolved config that a run left in its workdir, over today's defaults.
+
+    What an earlier version did not write is filled in, what is no setting any more is ignored;
+    the log says both.
+
+    Raises:
+      UserError: there is no such file, or it holds something else.
+    """
     path = absolute(workdir) / 'config.json'
     if not path.exists():
         raise UserError(f'{path}: no such file; give --config, or the --workdir of a run')
-    return ConfigDict(_with_tuples(json.loads(path.read_text())))
-
-
-def _with_tuples(value: Any) -> Any:
-    """What JSON wrote as lists were tuples, the only sequences that flags can change."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    try:
+        saved = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path}: cannot be read as JSON: {error}') from error
+    config, differences = settings.from_saved(saved, str(path))
+    if differences:
+        logging.warning('%s', differences)
+    return config
 
 
 def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str) -> Trained:
@@ -72,8 +81,9 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
       checkpoint: 'best', 'latest' or a step.
 
     Raises:
-      UserError: no checkpoint, or one of another model.
+      UserError: a setting that is not legal, no checkpoint, or one of another model.
     """
+    settings.check(config)
     variables, step = load_model(workdir, checkpoint)
     categories = read_categories(workdir)
     config = ConfigDict(config.to_dict())

@@ -1,4 +1,4 @@
-"""Compiles a training or evaluation step for a TPU that need not be there, and says what it costs.
+"""Compiles a training or evaluation step for a TPU, without one, and prints its cost.
 
 python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1
 python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1 --eval
@@ -45,6 +45,7 @@ def define_flags() -> None:
 def main() -> int:
     """Compile, print, log; 1 if the step does not fit the memory."""
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+    from spinenet_jax import settings
     from spinenet_jax.analysis import tpu
     from spinenet_jax.models.build import platform_of
     from spinenet_jax.parallel import AXIS
@@ -53,6 +54,7 @@ def main() -> int:
     from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
+    settings.check(config)
     devices = tpu.topology_devices(FLAGS.topology)
     batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]

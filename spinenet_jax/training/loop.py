@@ -15,6 +15,8 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
+from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.parallel import replicate, unreplicate
@@ -28,6 +30,8 @@ from spinenet_jax.training.preempt import PreemptionWatch
 from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import transfer
+
+MOST_STEPS = 2**31 - 1  # a step is an int32
 
 
 class RunResult(NamedTuple):
@@ -44,7 +48,10 @@ def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
     checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
     Raises UserError for what the user can put right, NonFiniteError if the loss is lost.
     """
+    settings.check(config)
     folder = workdir.create(workdir_path)  # before the data is read: it may take a while
+    for line in settings.remarks(config):
+        logging.warning('%s', line)
     return run(config, folder, build_experiment(config), PreemptionWatch())
 
 
@@ -205,14 +212,19 @@ def _steps(
 
 
 def _plan(config: ConfigDict, image_count: int) -> _Plan:
-    """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
+    """Steps from epochs, at least one; UserError where a batch cannot be cut into equal parts."""
     batch_size = config.train.batch_size
     check_batch_size(batch_size, jax.device_count(), config.optim.accumulate_steps)
     steps = optim.steps_per_epoch(image_count, batch_size)
+    every = config.train.eval_every_epochs
+    if config.train.epochs * steps >= MOST_STEPS:
+        raise UserError(
+            f'train.epochs={config.train.epochs:g} of {steps} steps: a run has at most 2^31 steps'
+        )
     return _Plan(
         steps_per_epoch=steps,
-        total=round(config.train.epochs * steps),
-        eval_every=round(config.train.eval_every_epochs * steps),
+        total=max(1, round(config.train.epochs * steps)),
+        eval_every=max(every > 0, round(every * steps)),  # never 0 unless asked for
         save_every=config.train.checkpoint_every_steps,
     )
 
@@ -221,7 +233,7 @@ def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: T
     """What is about to be trained, on what."""
     for line in experiment.reports:
         logging.info('data: %s', line)
-    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
+    optim.log_scaling(config.optim, config.train.batch_size)
     logging.info(
         '%s parameters, %d images, %d steps of %d images on %d x %s',
         f'{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}',
