@@ -59,13 +59,15 @@ def measure(config):
 
     from benchmarks.synthetic import crowded_outputs
     from benchmarks.timing import median_seconds
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.ops import nms
     from spinenet_jax.tasks.build import build_task, build_task_model
     from spinenet_jax.tasks.detection import DetectionTask
     from spinenet_jax.training import optim
     from spinenet_jax.training.state import create_state
 
-    task, model = build_task(config), build_task_model(config, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=None, policy=policy)
     if not isinstance(task, DetectionTask):
         raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)

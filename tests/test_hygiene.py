@@ -26,19 +26,29 @@ ARROWS = {
     'settings': 'errors',
     'visualize': '',
     'ops': 'errors',
-    'models': 'ops errors',
+    'lowering': 'ops errors',
+    'models': 'lowering ops errors',
     'data': 'ops errors',
     'parallel': 'data',
     'evaluation': 'parallel data ops errors',
-    'tasks': 'evaluation data models ops visualize errors',
+    'tasks': 'evaluation data models lowering ops visualize errors',
     'analysis': 'tasks models errors',
-    'training': 'analysis tasks models ops data parallel evaluation settings errors',
+    'training': 'analysis tasks models lowering ops data parallel evaluation settings errors',
     'convert': 'training tasks models ops data settings errors',
-    'inference': 'training tasks evaluation parallel data settings errors',
+    'inference': 'training tasks lowering evaluation parallel data settings errors',
     'prediction': 'inference evaluation parallel data errors',
     'launch': 'training errors',
 }
-LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'parallel', 'evaluation', 'visualize')
+LIBRARY_PARTS = (
+    'ops',
+    'lowering',
+    'models',
+    'tasks',
+    'data',
+    'parallel',
+    'evaluation',
+    'visualize',
+)
 CONFIGS = [
     ('digits', None),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
@@ -184,7 +194,7 @@ def test_every_config_builds(name, argument):
     module = importlib.import_module(f'configs.{name}')
     config = module.get_config(argument) if argument else module.get_config()
     assert set(leaves(config)) == set(leaves(common.get_config())), 'keys differ from common.py'
-    build_model(config.model)
+    build_model(config.model, task=config.task, axis_name=None)
     build_task(config)
 
 

@@ -47,7 +47,7 @@ def main() -> int:
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     from spinenet_jax import settings
     from spinenet_jax.analysis import tpu
-    from spinenet_jax.models.build import platform_of
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.parallel import AXIS
     from spinenet_jax.tasks.build import build_task_model
     from spinenet_jax.training import programs
@@ -59,8 +59,8 @@ def main() -> int:
     batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
-    platform = platform_of(devices[0])
-    model = build_task_model(config, axis_name=AXIS, platform=platform, remat=remat)
+    policy = policy_of(devices[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy, remat=remat)
     lower = programs.lower_eval_step if FLAGS.eval else programs.lower_train_step
     program = tpu.compile_program(*lower(config, model, devices))
     record = _describe_run(config, len(devices), batch_size) | {'remat': remat}

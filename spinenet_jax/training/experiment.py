@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from spinenet_jax.data.batch import Batch, Category, Source, check_categories
 from spinenet_jax.data.build import build_source, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
@@ -66,7 +67,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
     check_categories(train.categories, held_out.categories)
     task = build_task(config)
     remat = choose_remat(config, jax.device_count(), device_memory())
-    model = build_task_model(config, axis_name=AXIS, remat=remat)
+    policy = policy_of(jax.local_devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy, remat=remat)
     eval_step = make_eval_step(model, task)
     drawn = pictured(len(held_out), config.eval.pictures)
 

@@ -5,24 +5,29 @@ the plain sum has 36 (Winograd's F(2x2, 3x3)); a gradient by a kernel is nine ma
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spinenet_jax.lowering.plain import NHWC, Pads
+
 # Below this many positions, or channels, transforming costs more than multiplying.
 LEAST_POSITIONS, LEAST_CHANNELS = 1024, 32
 # Below this many multiplications nine products are not worth the time it takes to compile them.
 LEAST_MULTIPLICATIONS = 10_000_000
-NHWC = ('NHWC', 'HWIO', 'NHWC')
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv(
-    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    pads: Pads,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> jax.Array:
-    """A 3x3 convolution; called like `conv_general_dilated`.
+    """A 3x3 convolution.
 
     With stride 1, each 2x2 square of the result comes from the 4x4 square of the input around it:
     both are transformed by sums and differences, and 16 matrix products take the place of 36
@@ -31,17 +36,20 @@ def conv(
     computed alike. Small, narrow or bfloat16 maps, and strides, are convolved plainly.
 
     Args:
-      lhs: f[B,H,W,C].
-      rhs: f[3,3,C,D].
-      window_strides: rows and columns from one result to the next.
-      padding: 'SAME', or (before, after) of rows and of columns; with stride 1 it keeps the size.
-      options: of a plain convolution; nothing else is meant.
+      x: f[B,H,W,C].
+      kernel: f[3,3,C,D].
+      stride, pads, dilation, groups: as of `plain.conv`; with stride 1, one zero on every side.
+
+    Raises:
+      ValueError: another kernel, dilation, groups, or padding that changes the size.
     """
-    del options
-    strides = tuple(window_strides)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], (3, 3), strides, padding)
-    return _conv(lhs, rhs, strides, tuple(map(tuple, padding)))
+    keeps_size = stride > 1 or tuple(pads) == ((1, 1), (1, 1))
+    if kernel.shape[:2] != (3, 3) or dilation != 1 or groups != 1 or not keeps_size:
+        raise ValueError(
+            f'convolution_cpu.conv computes 3x3 convolutions, not kernel {kernel.shape}, stride '
+            f'{stride}, pads {pads}, dilation {dilation}, groups {groups}'
+        )
+    return _conv(x, kernel, (stride, stride), pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
