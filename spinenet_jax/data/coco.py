@@ -105,10 +105,25 @@ def _annotation_file(root: Path, split: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     found = sorted(p.stem.split('_', 1)[1] for p in folder.glob('instances_*.json'))
+    other = None if found else _other_format(root)
+    if other:
+        raise UserError(
+            f'{root} looks like a data set in {other} format; COCO JSON is read here: '
+            'docs/own_data.md shows how to convert it (data.root)'
+        )
     raise UserError(
         f'{folder / f"instances_{split}.json"}: no such file; splits there: '
         f'{", ".join(found) or "none"} (data.train_split, data.eval_split)'
     )
+
+
+def _other_format(root: Path) -> str | None:
+    """The format of a data set that is not COCO's, from the files it typically has."""
+    if any(root.glob('*.yaml')) or any(root.glob('labels/**/*.txt')):
+        return 'YOLO'
+    if any(root.glob('Annotations/*.xml')) or any(root.glob('*/Annotations/*.xml')):
+        return 'Pascal VOC'
+    return None
 
 
 def _find_images(

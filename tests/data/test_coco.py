@@ -230,3 +230,19 @@ def test_size_unknown_where_the_file_does_not_say(make_coco, coco_json):
     data = coco_json(1, [GOOD])
     data['images'][0].update(width=0, height=None)
     assert CocoSource(make_coco(data, {'0.jpg': b'x'}), 'train')[0]['size'] is None
+
+
+@pytest.mark.parametrize(
+    ('file', 'name'),
+    [
+        ('data.yaml', 'YOLO'),
+        ('labels/train/0.txt', 'YOLO'),
+        ('Annotations/0.xml', 'Pascal VOC'),
+        ('VOC2012/Annotations/0.xml', 'Pascal VOC'),
+    ],
+)
+def test_folders_of_other_formats_are_named(tmp_path, file, name):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text('')
+    with pytest.raises(UserError, match=f'{name} format.*docs/own_data.md'):
+        CocoSource(tmp_path, 'train')
