@@ -20,7 +20,7 @@ from spinenet_jax.data.build import eval_row
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.data.image_folder import SUFFIXES
 from spinenet_jax.errors import UserError
-from spinenet_jax.evaluation.coco import to_xywh
+from spinenet_jax.evaluation.coco import rounded, to_xywh
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.inference import Trained
 from spinenet_jax.visualize import draw_detections, fit
@@ -136,15 +136,14 @@ class Records:
         )
         found = (prediction.boxes, prediction.scores, prediction.labels)
         for box, score, label in zip(*(a.tolist() for a in found), strict=True):
-            self.as_dict['annotations'].append(
-                {
-                    'id': len(self.as_dict['annotations']) + 1,
-                    'image_id': image_id,
-                    'category_id': self._ids.get(label, label),
-                    'bbox': to_xywh(box),
-                    'score': round(score, 6),
-                }
-            )
+            annotation = {
+                'id': len(self.as_dict['annotations']) + 1,
+                'image_id': image_id,
+                'category_id': self._ids.get(label, label),
+                'bbox': to_xywh(box),
+                'score': score,
+            }
+            self.as_dict['annotations'].append(rounded(annotation))
 
     def drawn(self, score_threshold: float) -> str:
         """How many detections `picture` draws at this threshold, in words to print."""
