@@ -90,8 +90,14 @@ def test_imports_point_one_way(path):
         names = module.split('.')
         if names[0] == 'spinenet_jax' and len(names) > 1:
             assert names[1] in allowed, f'{part} must not import {module}'
-        # Conversion alone writes a workdir for a published configuration.
-        assert names[0] != 'configs' or part == 'convert', 'the package must not import configs'
+        outside = {'configs', 'tools', 'benchmarks', 'tests'}
+        assert names[0] not in outside, f'the package must not import {module}'
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=ids)
+def test_the_package_needs_no_file_beside_it(path):
+    """Installed by pip it has none: a path is not built from a module's own place upwards."""
+    assert not re.search(r'__file__.*(\.parents|\.parent\.parent|\.\.)', path.read_text())
 
 
 def test_arrows_have_no_circle_and_leave_no_part_out():

@@ -1,4 +1,4 @@
-"""What does a person, or a later program, get to see of an evaluation?
+"""Prints and writes the results of an evaluation.
 
 A table to read, the files results.json and detections.json, and a comparison with numbers that a
 config expects. Computing the numbers is left to the other files of this package.
@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.coco import rounded
 from spinenet_jax.evaluation.runner import EvaluationResult
 
 LONGEST_CLASS_TABLE = 100
@@ -46,7 +47,7 @@ def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if result.detections is not None:
-        (folder / 'detections.json').write_text(json.dumps(result.detections))
+        (folder / 'detections.json').write_text(json.dumps([*map(rounded, result.detections)]))
     if result.metrics:
         counts = {'images': result.images, 'skipped': result.skipped}
         results = {**result.metrics, **facts, **counts, 'per_class': result.per_class}
