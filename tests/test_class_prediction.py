@@ -15,7 +15,12 @@ from spinenet_jax.training.step import make_eval_step
 CATEGORIES = [Category(1, 101, 'dark'), Category(2, 102, 'bright')]
 SETTINGS = {
     'task': 'classification',
-    'data': {'source': 'image_folder', 'image_size': (16, 16), 'eval_crop': 0.875},
+    'data': {
+        'source': 'image_folder',
+        'image_size': (16, 16),
+        'eval_crop': 0.875,
+        'max_pixels': 10**6,
+    },
     'eval': {'batch_size': 4},
 }
 

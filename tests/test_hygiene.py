@@ -24,6 +24,7 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 ARROWS = {
     'errors': '',
     'settings': 'errors',
+    'console': '',
     'visualize': '',
     'ops': 'errors',
     'models': 'ops errors',
@@ -31,11 +32,11 @@ ARROWS = {
     'tasks': 'models ops errors',
     'data': 'ops errors',
     'evaluation': 'data ops errors',
-    'training': 'tasks cost models ops data evaluation visualize settings errors',
+    'training': 'tasks cost models ops data evaluation visualize settings console errors',
     'convert': 'training tasks models ops data settings errors',
     'inference': 'training tasks models data settings errors',
     'prediction': 'inference data evaluation visualize errors',
-    'launch': 'training errors',
+    'launch': 'training console errors',
     'hlo': 'errors',
     'tpu': 'hlo cost training tasks models errors',
 }
@@ -96,7 +97,7 @@ def test_arrows_have_no_circle_and_leave_no_part_out():
 def test_library_parts_do_not_log(part):
     for path in [*(PACKAGE / part).rglob('*.py'), *PACKAGE.glob(f'{part}.py')]:
         modules = set(imported_modules(path))
-        assert not modules & {'logging', 'absl', 'absl.logging'}, path
+        assert not modules & {'logging', 'absl.logging'}, path
         assert 'print(' not in re.sub(r"'.*?'|#.*", '', path.read_text()), path
 
 

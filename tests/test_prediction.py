@@ -15,7 +15,7 @@ from spinenet_jax.training.step import make_eval_step
 
 SETTINGS = {
     'task': 'detection',
-    'data': {'source': 'coco', 'image_size': (32, 32)},
+    'data': {'source': 'coco', 'image_size': (32, 32), 'max_pixels': 2_000_000},
     'eval': {'batch_size': 4},
 }
 CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]

@@ -79,20 +79,6 @@ def test_evaluation_rows(root):
     assert rows[0]['scale'][0].tolist() == pytest.approx([16 / 26] * 2)  # 0.875 of 30 is 26
 
 
-def test_mistakes_are_one_line(root):
-    for change, line in (
-        ({'crop_area_min': 0.0}, 'want 0 < crop_area_min <= crop_area_max'),
-        ({'crop_area_max': 1.5}, 'crop_area_max=1.5: want at most 1'),
-        ({'crop_aspect_min': 2.0}, 'want 0 < crop_aspect_min'),
-    ):
-        with pytest.raises(UserError, match=line):
-            take(config(root, **change), 1)
-    cfg = config(root, eval_crop=1.5)
-    with pytest.raises(UserError, match=r'data.eval_crop=1.5: want a share in \(0, 1\]'):
-        eval_batches(build_source(cfg, 'eval', 0), cfg, batch_size=4, process_index=0,
-                     process_count=1)  # fmt: skip
-
-
 def test_source_must_fit_the_task(root):
     check_task(config(root), 'classification')
     check_task(config(root, source='coco'), 'detection')

@@ -106,7 +106,14 @@ def settings(batch_size):
     return ConfigDict(
         {
             'task': 'detection',
-            'data': {'source': 'coco', 'image_size': (64, 64), 'num_threads': 1, 'worker_count': 0},
+            'data': {
+                'source': 'coco',
+                'image_size': (64, 64),
+                'num_threads': 1,
+                'worker_count': 0,
+                'max_pixels': 10**6,
+                'allow_outside_root': False,
+            },
             'eval': {'batch_size': batch_size},
         }
     )

@@ -88,7 +88,7 @@ def source(tmp_path_factory):
 
 def settings(batch_size):
     data = {'source': 'image_folder', 'image_size': (8, 8), 'eval_crop': 0.875}
-    data |= {'num_threads': 1, 'worker_count': 0}
+    data |= {'num_threads': 1, 'worker_count': 0, 'max_pixels': 10**6}
     return ConfigDict({'task': 'classification', 'data': data, 'eval': {'batch_size': batch_size}})
 
 
