@@ -69,25 +69,13 @@ def write_images(root: Path, count: int) -> None:
 
 def measure(root: Path) -> dict[str, object]:
     """Rate, CPU time and memory of training batches from `root`."""
-    from ml_collections import ConfigDict
-
     from spinenet_jax.data.build import box_rows, build_source, train_batches
+    from spinenet_jax.settings import default_config
 
-    config = ConfigDict(
-        {
-            'source': 'coco',
-            'root': str(root),
-            'train_split': 'train',
-            'eval_split': 'train',
-            'image_size': (_SIZE.value, _SIZE.value),
-            'scale_min': 0.5,
-            'scale_max': 2.0,
-            'flip': True,
-            'max_boxes': 100,
-            'num_threads': _THREADS.value,
-            'worker_count': _WORKERS.value,
-        }
-    )
+    config = default_config().data
+    config.root, config.train_split = str(root), 'train'
+    config.image_size = (_SIZE.value, _SIZE.value)
+    config.num_threads, config.worker_count = _THREADS.value, _WORKERS.value
     if _PYTHON_ONLY.value:
         _leave_out_pixels()
     rows = box_rows(config)

@@ -24,6 +24,7 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 ARROWS = {
     'errors': '',
     'settings': 'errors',
+    'console': '',
     'visualize': '',
     'ops': 'errors',
     'lowering': 'ops errors',
@@ -33,11 +34,13 @@ ARROWS = {
     'evaluation': 'parallel data ops errors',
     'tasks': 'evaluation data models lowering ops visualize errors',
     'analysis': 'tasks models errors',
-    'training': 'analysis tasks models lowering ops data parallel evaluation settings errors',
+    'training': (
+        'analysis tasks models lowering ops data parallel evaluation settings console errors'
+    ),
     'convert': 'training tasks models ops data settings errors',
     'inference': 'training tasks lowering evaluation parallel data settings errors',
     'prediction': 'inference evaluation parallel data errors',
-    'launch': 'training errors',
+    'launch': 'training console errors',
 }
 LIBRARY_PARTS = (
     'ops',
@@ -111,7 +114,7 @@ def test_arrows_have_no_circle_and_leave_no_part_out():
 def test_library_parts_do_not_log(part):
     for path in [*(PACKAGE / part).rglob('*.py'), *PACKAGE.glob(f'{part}.py')]:
         modules = set(imported_modules(path))
-        assert not modules & {'logging', 'absl', 'absl.logging'}, path
+        assert not modules & {'logging', 'absl.logging'}, path
         assert 'print(' not in re.sub(r"'.*?'|#.*", '', path.read_text()), path
 
 

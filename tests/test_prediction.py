@@ -17,7 +17,7 @@ from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.tasks.records import DetectionRecords
 from spinenet_jax.training.step import make_eval_step
 
-SETTINGS = {'eval': {'batch_size': 4}}
+SETTINGS = {'data': {'max_pixels': 2_000_000}, 'eval': {'batch_size': 4}}
 CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]
 
 

@@ -1,9 +1,12 @@
-"""How do the bytes of an image file become RGB pixels, and when are they refused?
+"""Decodes image files to RGB pixels and refuses those that cannot be used.
 
-OpenCV decodes; this file settles what its defaults leave open: truncated files, orientation, and a
-size that differs from the annotations'. Scaling is left to transforms.py.
+OpenCV decodes; this file settles what its defaults leave open: truncated files, orientation, a
+size that differs from the annotations', and images too large for the memory.
 """
 
+import io
+import os
+import stat
 import struct
 
 import cv2
@@ -14,11 +17,16 @@ import numpy as np
 cv2.setNumThreads(1)
 
 
+MAX_PIXELS = 120_000_000  # default of data.max_pixels: 360 MB decoded, in every reading thread
+
+
 class BadImageError(ValueError):
     """An image that cannot be used; the message is the reason, short enough for a list."""
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """RGB pixels of an encoded image: uint8[h,w,3].
 
     Gray, palette and CMYK become RGB, 16 bits become 8, alpha is dropped (not blended), as PIL's
@@ -31,7 +39,8 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
       such a file too).
     With size None the EXIF orientation is applied, which is what viewers and browsers show.
 
-    Raises BadImageError for empty, truncated or unknown content.
+    Raises BadImageError for empty, truncated or unknown content, and for an image of more than
+    `max_pixels` (height x width), before any of it is decoded.
     """
     if not data:
         raise BadImageError('the file is empty')
@@ -39,6 +48,11 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
         raise BadImageError('truncated JPEG')
     if data[:4] == b'\x89PNG' and data.rfind(b'IEND') < 0:
         raise BadImageError('truncated PNG')
+    height, width = stored_size(data)
+    if height * width > max_pixels:
+        raise BadImageError(
+            f'it has {width}x{height} pixels, more than {max_pixels:,} (data.max_pixels)'
+        )
     if size is None:
         return _decode(data, cv2.IMREAD_COLOR_RGB)
     image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -52,19 +66,26 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
     raise BadImageError(f'it is {w}x{h} pixels where the annotations say {want_w}x{want_h}')
 
 
-def read_image(image: str | bytes, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Like `decode_image`, from a path or from encoded bytes; a file that cannot be read is bad."""
+def read_image(
+    image: str | bytes, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Like `decode_image`, from a path or from encoded bytes; a file that cannot be read is bad.
+
+    So is whatever is no regular file: a device may never end, a pipe may never begin.
+    """
     if isinstance(image, str):
         try:
+            if not stat.S_ISREG(os.stat(image).st_mode):
+                raise BadImageError('not a regular file')
             with open(image, 'rb') as file:
                 image = file.read()
-        except OSError as error:
-            raise BadImageError(error.strerror or str(error)) from error
-    return decode_image(image, size)
+        except (OSError, UnicodeEncodeError) as error:  # the latter: a name no file can have
+            raise BadImageError(getattr(error, 'strerror', None) or str(error)) from error
+    return decode_image(image, size, max_pixels)
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
-    """(h, w) of the stored pixels, from the header where it is a JPEG or PNG: microseconds.
+    """(h, w) of the stored pixels, from the header: microseconds for a JPEG or PNG.
 
     Raises BadImageError where no image is found.
     """
@@ -76,7 +97,19 @@ def stored_size(data: bytes) -> tuple[int, int]:
             if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
                 return struct.unpack('>HH', data[start + 5 : start + 9])
         raise BadImageError('truncated JPEG')
-    return _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION).shape[:2]
+    return _size_by_pillow(data)
+
+
+def _size_by_pillow(data: bytes) -> tuple[int, int]:
+    """(h, w) from the header of any kind of image."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # nothing is decoded here, and the limit is decode_image's
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError) as error:  # what its readers raise for damage
+        raise BadImageError('damaged, or not an image') from error
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray:

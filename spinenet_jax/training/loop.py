@@ -6,6 +6,7 @@ files by checkpoint.py, metrics.py and workdir.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from typing import NamedTuple
 
 import jax
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
-from spinenet_jax import settings
+from spinenet_jax import console, settings
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
@@ -44,15 +46,25 @@ class RunResult(NamedTuple):
 def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
     """Train as the config says; the same command on the same workdir continues.
 
-    Leaves config.json, environment.json, categories.json, metrics.jsonl, TensorBoard events,
-    checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
+    Leaves config.json, environment.json, categories.json, metrics.jsonl, train.log, TensorBoard
+    events, checkpoints/, pictures/ and, at the end, results.json and detections.json in the
+    workdir.
     Raises UserError for what the user can put right, NonFiniteError if the loss is lost.
     """
     settings.check(config)
     folder = workdir.create(workdir_path)  # before the data is read: it may take a while
-    for line in settings.remarks(config):
-        logging.warning('%s', line)
-    return run(config, folder, build_experiment(config), PreemptionWatch())
+    with _log_file(folder):
+        for line in settings.remarks(config):
+            logging.warning('%s', line)
+        return run(config, folder, build_experiment(config), PreemptionWatch())
+
+
+def _log_file(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
+    """train.log of process 0, train-1.log of process 1; none in a bucket, which cannot append."""
+    if '://' in os.fspath(folder):
+        return contextlib.nullcontext()
+    index = jax.process_index()
+    return console.log_file(folder / (f'train-{index}.log' if index else 'train.log'))
 
 
 class _Plan(NamedTuple):
@@ -141,6 +153,7 @@ def run(
     )
     optimizer = optim.make_optimizer(config.optim, schedule)
     checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+    logging.info('building the model and compiling its step, which may take a minute or more')
     state = _first_state(config, checkpoints, experiment, optimizer)
     _log_start(config, experiment, plan, state)
     start = int(state.step)
