@@ -1,6 +1,6 @@
 """Fills the generated parts of README.md from logs and from the models themselves.
 
-    python tools/update_readme_tables.py [--check]
+    python tools/update_readme_tables.py
 
 A generated part stands between two comments, the first of which says where it comes from:
 
@@ -9,7 +9,7 @@ A generated part stands between two comments, the first of which says where it c
     <!-- begin text benchmarks/logs/x.txt -->               a log as it is
     <!-- end -->
 
-A log that does not exist reads "not run".
+A log that does not exist reads "not run". tools/check_generated_pages.py only compares.
 """
 
 import json
@@ -17,10 +17,7 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
-
 ROOT = Path(__file__).resolve().parent.parent
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if README.md is out of date.')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 
@@ -88,17 +85,12 @@ def _show(value: object) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def main(argv: list[str]) -> None:
-    """Rewrites README.md, or compares."""
-    del argv
+def main() -> None:
+    """Rewrites README.md."""
     sys.path.insert(0, str(ROOT))
     path = ROOT / 'README.md'
-    old = path.read_text()
-    new = fill(old, ROOT)
-    if CHECK.value and new != old:
-        sys.exit('README.md is out of date: run python tools/update_readme_tables.py')
-    path.write_text(new)
+    path.write_text(fill(path.read_text(), ROOT))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    main()
