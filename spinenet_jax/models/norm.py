@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.models.initialisers import FanIn
 from spinenet_jax.ops import cells, convolution_cpu
 from spinenet_jax.ops import strips as strip_ops
 from spinenet_jax.ops.convolution import pointwise_product
@@ -21,7 +22,7 @@ from spinenet_jax.ops.convolution_tpu import strided_conv
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
-KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+KERNEL_INIT = FanIn()
 ZERO_INIT = nn.initializers.zeros_init()
 # 1x1 convolutions of smaller batches than this are matrix products (on a TPU, a batch of 8 fills
 # the sublanes of its registers by itself).
