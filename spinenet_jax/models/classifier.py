@@ -5,10 +5,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.initialisers import Normal
 from spinenet_jax.models.resnet import ResNet
 from spinenet_jax.ops import resample
 
-HEAD_INIT = nn.initializers.normal(0.01)
+HEAD_INIT = Normal(0.01)
 
 
 class Classifier(nn.Module):

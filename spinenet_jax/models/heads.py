@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.initialisers import Normal
 from spinenet_jax.models.layers import Layers
 
-TOWER_INIT = nn.initializers.normal(0.01)
-PREDICTOR_INIT = nn.initializers.normal(1e-5)
+TOWER_INIT = Normal(0.01)
+PREDICTOR_INIT = Normal(1e-5)
 PRIOR_BIAS = -math.log(99.0)  # a class probability of 0.01 at the start
 
 

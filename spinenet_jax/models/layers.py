@@ -16,10 +16,11 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.lowering import cells, operations
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import PLAIN, Policy
+from spinenet_jax.models.initialisers import FanIn
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
-KERNEL_INIT = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+KERNEL_INIT = FanIn()
 ZERO_INIT = nn.initializers.zeros_init()
 
 
