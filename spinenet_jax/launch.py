@@ -1,26 +1,53 @@
-"""How does a script of this project start? Flags to a config, and a user's mistake to one line.
+"""Starts a script: turns flags into a config, and whatever ends it into one line and a status.
 
 Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 """
 
 from __future__ import annotations
 
+import errno
 import logging as python_logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from spinenet_jax.errors import UserError
+from spinenet_jax import interrupts
+from spinenet_jax.errors import RunError, UserError
 
 FLAGS = flags.FLAGS
 OUT_OF_MEMORY = (
     'the step does not fit the memory of the device: try --config.train.remat=True, '
     '--config.optim.accumulate_steps=2 or a smaller batch'
 )
+OUT_OF_MEMORY_INFERENCE = (
+    'the model does not fit the memory of the device: try a smaller --config.eval.batch_size'
+)
+# What the world may do to any file operation, and what there is to do about it.
+WORLD = {
+    errno.ENOSPC: 'make room',
+    errno.EDQUOT: 'make room in your quota',
+    errno.EACCES: 'give this user the right, or use another folder',
+    errno.EPERM: 'give this user the right, or use another folder',
+    errno.EROFS: 'use a folder that can be written',
+    errno.EISDIR: 'a folder is where a file should be: move it away',
+    errno.ENOTDIR: 'a file is where a folder should be: move it away',
+    errno.EEXIST: 'a file is where a folder should be: move it away',
+    errno.ENOTEMPTY: 'a folder is where a file should be: move it away',
+    errno.ENOENT: 'it was there before, or a folder above it is missing',
+    errno.ENAMETOOLONG: 'use a shorter name',
+    errno.ELOOP: 'links lead in a circle there',
+    errno.EIO: 'look after the disk',
+    errno.ESTALE: 'the network file system lost it: mount it again',
+    errno.EMFILE: 'raise the limit of open files (ulimit -n)',
+    errno.ENFILE: 'too many files are open on this machine',
+    errno.ETXTBSY: 'another program uses it',
+    errno.ETIMEDOUT: 'the file system did not answer in time',
+}
 QUIET = ('orbax', 'grain', 'etils', 'jax')  # packages whose INFO lines are not for a user
 
 
@@ -43,6 +70,11 @@ def define_flags(config_required: bool = True) -> None:
     )
     flags.DEFINE_integer('num_processes', 0, 'Number of processes of the run, one a host.')
     flags.DEFINE_integer('process_id', -1, 'Number of this process, from 0.')
+    flags.DEFINE_integer(
+        'host_timeout',
+        100,
+        'Seconds without a sign of life after which a process counts as lost and all others end.',
+    )
     flags.mark_flags_as_required(['config', 'workdir'] if config_required else ['workdir'])
 
 
@@ -51,32 +83,91 @@ def start_jax() -> None:
     from spinenet_jax.training import distributed
 
     distributed.use_compilation_cache()
-    distributed.initialise(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    distributed.initialise(
+        FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id, FLAGS.host_timeout
+    )
 
 
-def run(main: Callable[[], int | None], config_of_workdir: bool = False) -> None:
+def run(
+    main: Callable[[], int | None],
+    config_of_workdir: bool = False,
+    out_of_memory: str = OUT_OF_MEMORY,
+    at_once: bool = False,
+) -> None:
     """Parse the flags and call main; what it returns is the exit status.
 
-    A UserError, or a flag that cannot be used, prints one line and exits with status 2.
+    A user's mistake prints one line and exits with status 2, a broken world with status 1, Ctrl-C
+    with 130. A programming error keeps its traceback. In a run of several processes all others
+    end with the same reason.
 
-    config_of_workdir: without a --config, take the settings of the run in --workdir.
+    Args:
+      main: does the work.
+      config_of_workdir: without a --config, take the settings of the run in --workdir.
+      out_of_memory: what to say when the device has too little.
+      at_once: Ctrl-C ends the process in the middle of whatever it does, unless something that
+        has work to save answers it; otherwise it raises KeyboardInterrupt.
     """
 
     def guarded(argv: list[str]) -> int | None:
-        try:
-            if len(argv) > 1:
-                raise UserError(f"unexpected argument '{argv[1]}': flags are --name=value")
-            return main()
-        except UserError as error:
-            return _refuse(error)
-        except RuntimeError as error:  # JAX's own kind, without importing JAX
-            if 'RESOURCE_EXHAUSTED' not in str(error):
-                raise
-            return _refuse(UserError(f'{OUT_OF_MEMORY} ({_one_line(error)[:200]})'))
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}': flags are --name=value")
+        status = main()
+        if _processes():
+            _processes().finish()
+        return status
 
+    def ending_well(argv: list[str]) -> int | None:
+        try:
+            return guarded(argv)
+        except KeyboardInterrupt:
+            interrupts.leave(interrupts.INTERRUPTED, 130)
+        except Exception as error:
+            found = _line_of(error, out_of_memory)
+            if found is None and _processes():
+                _processes().explain()  # does not return if it is another one's
+                traceback.print_exc()
+                line = f'error: {type(error).__name__}: {_one_line(error)[:200]}'
+                _processes().leave(line, 1, again=False)
+            if found is None:
+                raise
+            line, status = found
+            if _processes():
+                _processes().leave(f'error: {line}', status, again=status == 1)
+            print(f'error: {line}', file=sys.stderr)
+            return status
+
+    interrupts.install()
+    if at_once:
+        interrupts.answer_with(interrupts.nothing_to_save)
     _quieten()
     completed = _with_config_of_workdir if config_of_workdir else list
-    app.run(guarded, flags_parser=lambda argv: _parse(completed(argv)))
+    try:
+        app.run(ending_well, flags_parser=lambda argv: _parse(completed(argv)))
+    except KeyboardInterrupt:
+        interrupts.leave(interrupts.INTERRUPTED, 130)
+
+
+def _processes():
+    """The module that joined the processes of a run, if one did."""
+    module = sys.modules.get('spinenet_jax.training.distributed')
+    return module if module is not None and module.joined() else None
+
+
+def _line_of(error: Exception, out_of_memory: str) -> tuple[str, int] | None:
+    """The line and the exit status of an error that is none of ours; None for one that is."""
+    if isinstance(error, UserError):
+        return _one_line(error), 2
+    if isinstance(error, RunError):
+        return _one_line(error), 1
+    if isinstance(error, OSError):
+        advice = WORLD.get(error.errno)
+        if advice is None or (error.filename is None and error.errno == errno.ENOENT):
+            return None
+        where = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
+        return f'{where}{error.strerror}: {advice}', 1
+    if isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error):  # JAX's own kind
+        return f'{out_of_memory} ({_one_line(error)[:200]})', 2
+    return None
 
 
 def _with_config_of_workdir(argv: list[str]) -> list[str]:
@@ -128,11 +219,11 @@ def _one_line(error: Exception) -> str:
 
 
 class _OnlyOurs(python_logging.Filter):
-    """Drops the INFO lines of libraries."""
+    """Drops the INFO lines of libraries, and the tracebacks of what they raise as well."""
 
     def filter(self, record: python_logging.LogRecord) -> bool:
         library = any(f'/{name}/' in record.pathname for name in QUIET)
-        return not library or record.levelno >= python_logging.WARNING
+        return not library or (record.levelno >= python_logging.WARNING and not record.exc_info)
 
 
 def _quieten() -> None:

@@ -31,6 +31,7 @@ class Experiment:
     batches: start step -> endless batches of this process, leaves [local batch, ...].
     evaluate: unreplicated state -> result on the validation split.
     eval_source, categories: for the pictures and for categories.json.
+    train_source: what `batches` reads, for hosts to compare.
     reports: lines on what the data sources found or left out.
     unreadable: says at any time what could not be read so far, '' if nothing.
     """
@@ -44,6 +45,7 @@ class Experiment:
     categories: Sequence[Any] = ()
     reports: Sequence[str] = ()
     unreadable: Callable[[], str] = lambda: ''
+    train_source: Any = None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -84,4 +86,5 @@ def build_experiment(config: ConfigDict) -> Experiment:
         categories=train.categories,
         reports=[*train.report, *held_out.report],
         unreadable=lambda: train.unreadable.summary(),
+        train_source=train,
     )
