@@ -62,4 +62,4 @@ def main() -> None:
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
     flags.adopt_module_key_flags(launch)
-    launch.run(main, config_of_workdir=True)
+    launch.run(main, config_of_workdir=True, out_of_memory=launch.OUT_OF_MEMORY_INFERENCE)

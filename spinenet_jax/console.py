@@ -93,6 +93,6 @@ class _File(logging.FileHandler):
 
 
 def _not_for_users(record: logging.LogRecord) -> bool:
-    """False for the INFO lines of libraries."""
+    """False for the INFO lines of libraries, and for the tracebacks that they log and raise."""
     library = any(f'/{name}/' in record.pathname for name in LIBRARIES)
-    return not library or record.levelno >= logging.WARNING
+    return not library or (record.levelno >= logging.WARNING and not record.exc_info)

@@ -1,10 +1,11 @@
-"""Starts a script: defines and parses flags, prints a user's mistake as one line.
+"""Starts a script: defines and parses flags, and turns whatever ends it into one line and a status.
 
 Imports nothing heavy, so that `--help` and a mistyped flag answer at once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -14,14 +15,38 @@ from collections.abc import Callable, Iterator
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from spinenet_jax import console
-from spinenet_jax.errors import UserError
+from spinenet_jax import console, interrupts
+from spinenet_jax.errors import RunError, UserError
 
 FLAGS = flags.FLAGS
 OUT_OF_MEMORY = (
     'the step does not fit the memory of the device: try --config.train.remat=True, '
     '--config.optim.accumulate_steps=2 or a smaller batch'
 )
+OUT_OF_MEMORY_INFERENCE = (
+    'the model does not fit the memory of the device: try a smaller --config.eval.batch_size'
+)
+# What the world may do to any file operation, and what there is to do about it.
+WORLD = {
+    errno.ENOSPC: 'make room',
+    errno.EDQUOT: 'make room in your quota',
+    errno.EACCES: 'give this user the right, or use another folder',
+    errno.EPERM: 'give this user the right, or use another folder',
+    errno.EROFS: 'use a folder that can be written',
+    errno.EISDIR: 'a folder is where a file should be: move it away',
+    errno.ENOTDIR: 'a file is where a folder should be: move it away',
+    errno.EEXIST: 'a file is where a folder should be: move it away',
+    errno.ENOTEMPTY: 'a folder is where a file should be: move it away',
+    errno.ENOENT: 'it was there before, or a folder above it is missing',
+    errno.ENAMETOOLONG: 'use a shorter name',
+    errno.ELOOP: 'links lead in a circle there',
+    errno.EIO: 'look after the disk',
+    errno.ESTALE: 'the network file system lost it: mount it again',
+    errno.EMFILE: 'raise the limit of open files (ulimit -n)',
+    errno.ENFILE: 'too many files are open on this machine',
+    errno.ETXTBSY: 'another program uses it',
+    errno.ETIMEDOUT: 'the file system did not answer in time',
+}
 LONGEST_LINE = 400  # characters of a message; libraries may print whole dictionaries
 CLOSED_PIPE = 141  # exit status, as the shell gives it
 
@@ -46,6 +71,11 @@ def define_flags(config_required: bool = True) -> None:
     )
     flags.DEFINE_integer('num_processes', 0, 'Number of processes of the run, one a host.')
     flags.DEFINE_integer('process_id', -1, 'Number of this process, from 0.')
+    flags.DEFINE_integer(
+        'host_timeout',
+        100,
+        'Seconds without a sign of life after which a process counts as lost and all others end.',
+    )
     flags.mark_flags_as_required(['config', 'workdir'] if config_required else ['workdir'])
     refuse_empty('workdir')
 
@@ -62,50 +92,103 @@ def start_jax() -> None:
     from spinenet_jax.training import distributed
 
     distributed.use_compilation_cache()
-    distributed.initialise(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    distributed.initialise(
+        FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id, FLAGS.host_timeout
+    )
 
 
 def run(
     main: Callable[..., int | None],
     config_of_workdir: bool = False,
     takes_arguments: bool = False,
+    out_of_memory: str = OUT_OF_MEMORY,
+    at_once: bool = False,
 ) -> None:
     """Parses the flags and calls main; what it returns is the exit status.
 
-    A UserError, or a flag that cannot be used, prints one line and exits with status 2.
+    A user's mistake prints one line and exits with status 2, a broken world with status 1, Ctrl-C
+    with 130. A programming error keeps its traceback. In a run of several processes all others
+    end with the same reason.
 
     Args:
-      main: the script's work.
+      main: does the work.
       config_of_workdir: without a --config, take the settings of the run in --workdir.
       takes_arguments: call main with the list of words on the command line that are no flags,
         instead of refusing them.
+      out_of_memory: what to say when the device has too little.
+      at_once: Ctrl-C ends the process in the middle of whatever it does, unless something that
+        has work to save answers it; otherwise it raises KeyboardInterrupt.
     """
 
     def guarded(argv: list[str]) -> int | None:
+        if len(argv) > 1 and not takes_arguments:
+            raise UserError(f"unexpected argument '{argv[1]}': flags are --name=value")
+        status = main(argv[1:]) if takes_arguments else main()
+        if _processes():
+            _processes().finish()
+        return status
+
+    def ending_well(argv: list[str]) -> int | None:
         try:
-            if takes_arguments:
-                return main(argv[1:])
-            if len(argv) > 1:
-                raise UserError(f"unexpected argument '{argv[1]}': flags are --name=value")
-            return main()
-        except UserError as error:
-            return _refuse(str(error))
+            return guarded(argv)
+        except KeyboardInterrupt:
+            interrupts.leave(interrupts.INTERRUPTED, 130)
         except BrokenPipeError as error:
             if error.filename is not None:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
             return CLOSED_PIPE
-        except RuntimeError as error:  # JAX's own kind, without importing JAX
-            if 'RESOURCE_EXHAUSTED' not in str(error):
+        except Exception as error:
+            found = _line_of(error, out_of_memory)
+            if found is None and _processes():
+                _processes().explain()  # does not return if it is another one's
+                traceback.print_exc()
+                line = f'error: {type(error).__name__}: {_joined(str(error))[:200]}'
+                _processes().leave(line, 1, again=False)
+            if found is None:
                 raise
-            return _refuse(f'{OUT_OF_MEMORY} ({_joined(str(error))[:200]})')
+            line, status = found
+            if _processes():
+                _processes().leave(f'error: {line}', status, again=status == 1)
+            print(f'error: {line}', file=sys.stderr)
+            return status
+
+    interrupts.install()
+    if at_once:
+        interrupts.answer_with(interrupts.nothing_to_save)
 
     def parse(argv: list[str]) -> list[str]:
         console.start()
         FLAGS.set_gnu_getopt(True)  # flags may follow other words
         return _parse(_with_config_of_workdir(argv) if config_of_workdir else argv)
 
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(ending_well, flags_parser=parse)
+    except KeyboardInterrupt:
+        interrupts.leave(interrupts.INTERRUPTED, 130)
+
+
+def _processes():
+    """The module that joined the processes of a run, if one did."""
+    module = sys.modules.get('spinenet_jax.training.distributed')
+    return module if module is not None and module.joined() else None
+
+
+def _line_of(error: Exception, out_of_memory: str) -> tuple[str, int] | None:
+    """The line and the exit status of an error that is none of ours; None for one that is."""
+    if isinstance(error, UserError):
+        return _joined(str(error)), 2
+    if isinstance(error, RunError):
+        return _joined(str(error)), 1
+    if isinstance(error, OSError):
+        advice = WORLD.get(error.errno)
+        if advice is None or (error.filename is None and error.errno == errno.ENOENT):
+            return None
+        where = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
+        return f'{where}{error.strerror}: {advice}', 1
+    if isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error):  # JAX's own kind
+        return f'{out_of_memory} ({_joined(str(error))[:200]})', 2
+    return None
 
 
 def _with_config_of_workdir(argv: list[str]) -> list[str]:

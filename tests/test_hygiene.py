@@ -25,22 +25,25 @@ ARROWS = {
     'errors': '',
     'settings': 'errors',
     'console': '',
+    'interrupts': '',
+    'files': 'errors',
     'visualize': '',
     'ops': 'errors',
     'lowering': 'ops errors',
     'models': 'lowering ops errors',
     'data': 'ops errors',
     'parallel': 'data',
-    'evaluation': 'parallel data ops errors',
+    'evaluation': 'parallel data ops files errors',
     'tasks': 'evaluation data models lowering ops visualize errors',
     'analysis': 'tasks models errors',
     'training': (
-        'analysis tasks models lowering ops data parallel evaluation settings console errors'
+        'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
+        'files errors'
     ),
-    'convert': 'training tasks models ops data settings errors',
-    'inference': 'training tasks lowering evaluation parallel data settings errors',
+    'convert': 'training tasks models ops data settings files errors',
+    'inference': 'training tasks lowering evaluation parallel data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
-    'launch': 'training console errors',
+    'launch': 'training console interrupts errors',
 }
 LIBRARY_PARTS = (
     'ops',

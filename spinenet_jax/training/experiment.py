@@ -36,6 +36,7 @@ class Experiment:
       evaluate: unreplicated state -> result on the validation split.
       eval_source: the validation split, for pictures; None draws none.
       categories: for categories.json.
+      train_source: what `batches` reads, for hosts to compare.
       reports: lines on what the data sources found or left out.
       unreadable: says at any time what could not be read so far, '' if nothing.
     """
@@ -49,6 +50,7 @@ class Experiment:
     categories: Sequence[Category] = ()
     reports: Sequence[str] = ()
     unreadable: Callable[[], str] = lambda: ''
+    train_source: Source | None = None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -94,4 +96,5 @@ def build_experiment(config: ConfigDict) -> Experiment:
         categories=train.categories,
         reports=[*train.report, *held_out.report],
         unreadable=lambda: train.unreadable.summary(),
+        train_source=train,
     )

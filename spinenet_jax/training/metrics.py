@@ -1,4 +1,4 @@
-"""Writes metrics.jsonl and TensorBoard events, and shows a person how training goes.
+"""Writes the numbers of a run: metrics.jsonl, TensorBoard events, and what a person sees.
 
 On a terminal there is a progress bar below the log lines; the lines are the same everywhere.
 """
@@ -10,23 +10,31 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 from absl import logging
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
-from spinenet_jax.training.checkpoint import absolute, write_atomically
+from spinenet_jax.errors import RunError
+from spinenet_jax.files import (
+    DamagedFileError,
+    absolute,
+    append_text,
+    is_remote,
+    write_atomically,
+)
 
 FILE = 'metrics.jsonl'
 SHOWN = ('loss', 'class_loss', 'box_loss', 'learning_rate')
 BAR = '{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
 
 
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient of a step is infinite or not a number; the message is one line."""
+class NonFiniteError(RunError):
+    """The loss, the gradient or the state of a step is infinite or not a number."""
 
 
 class MetricsLog:
@@ -37,12 +45,13 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: str | os.PathLike, start_step: int) -> None:
-        self._path = absolute(workdir) / FILE
+        folder = absolute(workdir)
+        self._path = folder / FILE
         self._lines = [line for line in _read_lines(self._path) if line['step'] <= start_step]
         self._board = None
         if jax.process_index() == 0:
             self._rewrite()
-            self._board = _open_board(os.fspath(absolute(workdir)), start_step)
+            self._board = _open_board(os.fspath(folder), start_step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line and the same numbers as TensorBoard scalars."""
@@ -51,15 +60,12 @@ class MetricsLog:
         self._lines.append(line)
         if jax.process_index() != 0:
             return
-        if '://' in os.fspath(self._path):  # object stores cannot append
+        if is_remote(self._path):  # object stores cannot append
             self._rewrite()
         else:
-            with open(self._path, 'a') as file:
-                file.write(json.dumps(line) + '\n')
+            append_text(self._path, json.dumps(line) + '\n')
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
-            self._board.flush()
+            self._board.write(step, values)
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether a value whose name starts with `prefix` is written for `step`."""
@@ -68,7 +74,15 @@ class MetricsLog:
             for line in self._lines
         )
 
+    def values(self, name: str) -> Iterator[tuple[int, float]]:
+        """(step, value) of every line that has a number of this name."""
+        for line in self._lines:
+            value = line.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield line['step'], float(value)
+
     def close(self) -> None:
+        """Ends the TensorBoard file; every line is on disk already."""
         if self._board is not None:
             self._board.close()
 
@@ -190,20 +204,66 @@ def _plain(value: float) -> float | None:
 
 
 def _read_lines(path) -> list[dict[str, Any]]:
-    """The objects in a metrics file; a last line cut off by a kill is dropped."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    """The objects in a metrics file; lines that a kill cut off or that make no sense are dropped.
+
+    Raises:
+      DamagedFileError: a folder is in its place.
+    """
+    if not path.exists():
+        return []
+    if path.is_dir():
+        raise DamagedFileError(f'{path} is a folder, where a file is expected: move it away')
+    lines, damaged = [], 0
+    for data in path.read_bytes().splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            logging.warning('%s: dropped a damaged line', path)
+            line = json.loads(data.decode())
+        except (ValueError, RecursionError):
+            line = None
+        if isinstance(line, dict) and type(line.get('step')) is int:
+            lines.append(line)
+        else:
+            damaged += 1
+    if damaged:
+        logging.warning('%s: dropped %d damaged lines', path, damaged)
     return lines
 
 
-def _open_board(folder: str, start_step: int) -> tensorboardX.SummaryWriter | None:
-    """A TensorBoard writer that hides what an earlier process wrote beyond the step."""
+class _Board:
+    """TensorBoard events, written where they are called for.
+
+    tensorboardX's own SummaryWriter writes in a thread: on a full disk it dies with a traceback,
+    and the run then waits for ever for room in its queue.
+    """
+
+    def __init__(self, folder: str, start_step: int) -> None:
+        """Hides what an earlier process wrote beyond the step."""
+        self._writer = event_file_writer.EventsWriter(
+            os.path.join(folder, 'events'), filename_suffix=f'.{os.getpid()}'
+        )
+        self._event(
+            start_step + 1,
+            session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of one step, flushed."""
+        for name, value in values.items():
+            self._event(step, summary=summary.scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _event(self, step, **content):
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+
+def _open_board(folder: str, start_step: int) -> _Board | None:
+    """A TensorBoard writer; none, with a warning, for a bucket that its library cannot write."""
+    if not is_remote(folder):
+        return _Board(folder, start_step)
     try:
-        return tensorboardX.SummaryWriter(folder, purge_step=start_step + 1)
-    except Exception as error:  # a folder only other libraries can write must not stop training
+        return _Board(folder, start_step)
+    except Exception as error:  # whatever the client of an object store raises
         logging.warning('no TensorBoard events: %s', error)
         return None

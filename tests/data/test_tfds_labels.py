@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from spinenet_jax.data.batch import LABEL
 from spinenet_jax.data.build import build_source, train_batches
 from spinenet_jax.data.decode import read_image
 from spinenet_jax.data.tfds_labels import TfdsLabels
@@ -75,7 +76,7 @@ def settings(data_dir, split):
 def test_a_split_without_labels_is_not_trained_on(data_dir):
     with pytest.raises(UserError, match='insects:test: has no labels to train on'):
         build_source(settings(data_dir, 'test'), 'train', 0, LABEL)
-    assert len(build_source(settings(data_dir, 'test'), 'test', 0)) == 4
+    assert len(build_source(settings(data_dir, 'test'), 'test', 0, LABEL)) == 4
 
 
 def test_images_without_a_label_are_replaced_and_counted(data_dir):
