@@ -99,6 +99,8 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
             raise
         logging.warning('%s: it is written anew', error)
         return ''
+    if old is None:
+        return ''
     # Over today's defaults: a workdir from before a setting existed has its default.
     old = json.loads(settings.from_saved(old, str(path))[0].to_json())
     changes = distributed.differences(old, new)
