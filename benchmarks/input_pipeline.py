@@ -122,15 +122,15 @@ def timed(batches: Iterator[object]) -> dict[str, object]:
     """Rate, CPU time and memory of the next batches; closes the iterator."""
     from benchmarks import machine
 
-    pids = machine.family()
-    cpu, rates, steps = sum(map(machine.cpu_seconds, pids)), [], _STEPS.value // STRETCHES
+    processes = machine.family()
+    cpu, rates, steps = machine.cpu_seconds(processes), [], _STEPS.value // STRETCHES
     for _ in range(STRETCHES):
         began = time.perf_counter()
         for _ in range(steps):
             next(batches)
         rates.append(steps * _BATCH.value / (time.perf_counter() - began))
-    cpu = sum(map(machine.cpu_seconds, pids)) - cpu
-    memory = sum(map(machine.memory_mb, pids))
+    cpu = machine.cpu_seconds(processes) - cpu
+    memory = machine.memory_mb(processes)
     batches.close()
     return {
         'images_per_s': round(statistics.median(rates), 1),

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LOGS = Path(__file__).resolve().parent / 'logs'
 
 
@@ -42,31 +44,21 @@ def record(benchmark: str, result: dict[str, Any], log: str = '') -> None:
         file.write(line + '\n')
 
 
-def family(root: Path = Path('/proc'), pid: int | None = None) -> list[int]:
-    """This process and all that it started, and they in turn, by number. Linux only."""
-    parents = {}
-    for path in root.glob('[0-9]*/stat'):
-        try:
-            after_name = path.read_text().rpartition(')')[2].split()
-        except OSError:  # gone meanwhile
-            continue
-        parents[int(path.parent.name)] = int(after_name[1])
-    found = [os.getpid() if pid is None else pid]
-    for member in found:  # grows
-        found += sorted(child for child, parent in parents.items() if parent == member)
-    return found
+def family() -> list[psutil.Process]:
+    """This process, all that it started, and they in turn."""
+    own = psutil.Process()
+    return [own, *own.children(recursive=True)]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a running process has used, user and system."""
-    after_name = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    return sum(map(int, after_name[11:13])) / os.sysconf('SC_CLK_TCK')
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Processor time that running processes have used, user and system."""
+    times = [process.cpu_times() for process in processes]
+    return sum(t.user + t.system for t in times)
 
 
-def memory_mb(pid: int) -> float:
-    """Memory of a running process, what it shares with others counted in shares (PSS)."""
-    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:')) / 1024
+def memory_mb(processes: list[psutil.Process]) -> float:
+    """Memory of running processes; what they share with others counts in shares (PSS, Linux)."""
+    return sum(process.memory_full_info().pss for process in processes) / 2**20
 
 
 def compute() -> dict[str, Any]:

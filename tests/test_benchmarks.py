@@ -1,6 +1,8 @@
 """What can be said of the benchmarks without running them: fits, pages, logs, synthetic data."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,11 +95,21 @@ def test_synthetic_detections_are_scored(backend):
     assert 0.2 < metrics['AP'] < 0.8
 
 
-def test_family_of_processes(tmp_path):
-    for pid, parent in ((5, 1), (7, 5), (9, 7), (11, 1)):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / 'stat').write_text(f'{pid} (a (name) b) S {parent} 0 0')
-    assert machine.family(tmp_path, 5) == [5, 7, 9]
+def test_family_of_processes_and_what_it_uses():
+    """This process, a shell that it starts, and what the shell starts."""
+    command = ['sh', '-c', 'sleep 60 & echo started; wait']
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout.readline() == 'started\n'
+        own, *children = machine.family()
+        started = [child for child in children if child.name() in ('sh', 'sleep')]
+        try:
+            assert own.pid == os.getpid()
+            assert len(started) == 2
+            assert machine.cpu_seconds([own]) > 0.1
+            assert machine.memory_mb([own, *started]) > machine.memory_mb([own]) > 10
+        finally:
+            for child in started:
+                child.kill()
 
 
 def test_laps_add_up_and_the_last_line_is_read():

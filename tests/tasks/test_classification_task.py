@@ -56,7 +56,7 @@ def test_extreme_logits_have_a_finite_loss_and_gradient(smoothing):
         return task.losses(task.numerators(x, targets), task.normalisers(x, targets))['loss']
 
     value, grad = jax.value_and_grad(loss)(logits)
-    # Labels at -200 and 0, the best logit at 200: 400 and 200. Smoothed, the mean over classes, 200.
+    # Labels at -200 and 0, the best logit at 200: 400 and 200. Smoothing: 200, over all classes.
     want = (1 - smoothing) * 300 + smoothing * 200
     assert float(value) == pytest.approx(want, rel=1e-5) and np.isfinite(grad).all()
 
