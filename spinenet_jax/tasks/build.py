@@ -55,17 +55,16 @@ def _classification(config: ConfigDict) -> ClassificationTask:
 
 
 def _detection(config: ConfigDict) -> DetectionTask:
-    model, evaluation = config.model, config.eval
     return DetectionTask(
         rows=box_rows(config.data),
-        num_classes=model.num_classes,
-        anchor_size=model.anchor_size,
-        levels=(model.min_level, model.max_level),
+        num_classes=config.model.num_classes,
+        anchor_size=config.model.anchor_size,
+        levels=(config.model.min_level, config.model.max_level),
         rules=Rules(
-            score=evaluation.score_threshold,
-            iou=evaluation.nms_iou,
-            candidates=evaluation.max_candidates,
-            detections=evaluation.max_detections,
+            score=config.eval.score_threshold,
+            iou=config.eval.nms_iou,
+            candidates=config.eval.max_candidates,
+            detections=config.eval.max_detections,
             first_class=1,  # 0 is background
         ),
     )
