@@ -238,6 +238,16 @@ def _parse(name: str, draws: tuple | None) -> tuple:
     return image.numpy(), packed['image_info'].numpy(), boxes.numpy(), labels.numpy()[:, 0]
 
 
+def decoding() -> Arrays:
+    """JPEG files and the pixels that both implementations' data loaders decode from them."""
+    result = {}
+    for name, options in cases.JPEGS.items():
+        file = tf.io.encode_jpeg(cases.jpeg_pixels(name), **options)
+        result[f'{name}/file'] = np.frombuffer(file.numpy(), np.uint8)
+        result[f'{name}/pixels'] = tf.io.decode_image(file, channels=3).numpy()
+    return result
+
+
 def tf2_beta() -> Arrays:
     """A checkpoint in the layout of the Garden's beta, and what its model computes.
 
@@ -256,7 +266,17 @@ def tf2_beta() -> Arrays:
     return result
 
 
-STAGES = (backbone, anchors, matching, losses, training, detection, preprocessing, tf2_beta)
+STAGES = (
+    backbone,
+    anchors,
+    matching,
+    losses,
+    training,
+    detection,
+    decoding,
+    preprocessing,
+    tf2_beta,
+)
 
 
 def main() -> None:

@@ -252,3 +252,21 @@ def photo(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     whole = images(f'photo {name}', 1, (-(-height // 32) * 32, -(-width // 32) * 32))[0]
     found, labels = boxes(f'photo {name}', 7, (height, width), 6)
     return whole[:height, :width], found, labels, np.arange(7) == 6
+
+
+JPEG_SIZE = (51, 77)
+# case: how the photo is encoded, as tf.io.encode_jpeg takes it.
+JPEGS = {
+    'fine': {'quality': 96, 'chroma_downsampling': False},
+    'usual': {'quality': 90},
+    'coarse': {'quality': 40},
+    'progressive': {'quality': 85, 'progressive': True},
+    'gray': {'quality': 85, 'format': 'grayscale'},
+}
+
+
+def jpeg_pixels(name: str) -> np.ndarray:
+    """u8[*JPEG_SIZE,3], or of one channel for 'gray', to be encoded."""
+    height, width = JPEG_SIZE
+    pixels = images(f'jpeg {name}', 1, (64, 96))[0, :height, :width]
+    return pixels[..., :1] if name == 'gray' else pixels

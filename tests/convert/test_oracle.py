@@ -1,4 +1,4 @@
-"""Fresh weights at full width through the Model Garden itself, so that goldens cannot go stale.
+"""Compares fresh weights at full width with the Model Garden itself: goldens cannot go stale.
 
 Needs the environment of tools/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its python, else it
 is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default ~/.cache/spinenet_jax/oracle.
@@ -159,7 +159,7 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
 
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
     """The cheap stages, made again."""
-    stages = ('anchors', 'matching', 'losses', 'detection', 'preprocessing')
+    stages = ('anchors', 'matching', 'losses', 'detection', 'decoding', 'preprocessing')
     run(oracle, 'tools/make_goldens.py', f'--output={tmp_path}', *stages)
     for stage in stages:
         with np.load(tmp_path / f'{stage}.npz') as made:

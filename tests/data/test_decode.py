@@ -94,6 +94,44 @@ def test_orientation_follows_the_declared_size():
     assert stored_size(data) == (H, W)
 
 
+def by_opencv(data):
+    """What OpenCV makes of a file, orientation applied."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB).astype(int)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_every_orientation_is_applied_as_opencv_does(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode('JPEG', exif=exif, quality=95)
+    ours, expected = decode_image(data).astype(int), by_opencv(data)
+    assert ours.shape == expected.shape
+    assert np.abs(ours - expected).max() <= 6  # the corners differ by far more
+
+
+@pytest.mark.parametrize('damage', ['extra byte', 'other byte', 'unreadable EXIF'])
+def test_a_slightly_damaged_jpeg_is_read_as_by_opencv(damage):
+    data = {
+        'extra byte': JPEG[:-2] + b'\x01' + JPEG[-2:],
+        'other byte': JPEG[:-20] + bytes([JPEG[-20] ^ 0x0F]) + JPEG[-19:],
+        'unreadable EXIF': rotated_exif().replace(b'\0*\0\0\0\x08', b'\0*\xff\xff\xff\xff'),
+    }[damage]
+    assert np.abs(decode_image(data).astype(int) - by_opencv(data)).mean() <= 2
+
+
+def test_cmyk_is_opencvs():
+    data = encode('JPEG', 'CMYK', quality=95)
+    np.testing.assert_array_equal(decode_image(data), by_opencv(data))
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
+def test_the_stored_size_comes_from_the_header(kind):
+    data = encode(kind)
+    assert stored_size(data) == (H, W)
+    with pytest.raises(BadImageError, match='damaged, or not an image'):
+        stored_size(data[:3])
+
+
 @pytest.mark.parametrize('data', [JPEG, rotated_exif()], ids=['plain', 'EXIF'])
 def test_another_size_is_refused(data):
     with pytest.raises(BadImageError, match='40x24 pixels where the annotations say 20x12'):
