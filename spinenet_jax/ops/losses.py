@@ -42,3 +42,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     log_p = jax.nn.log_softmax(logits)
     right = jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
     return -(1.0 - smoothing) * right - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy of independent sigmoids, f32[...] logits and targets in [0, 1], soft or hard.
+
+    Finite, with its gradient, for any finite logit.
+    """
+    return jax.nn.softplus(logits) - logits * targets

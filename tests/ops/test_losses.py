@@ -42,3 +42,12 @@ def test_cross_entropy_extremes_are_finite():
     assert np.isfinite(loss).all() and loss[0] < loss[1] < loss[2]
     grad = jax.grad(lambda x: losses.cross_entropy(x, labels, 0.1).sum())(logits)
     assert np.isfinite(grad).all()
+
+
+def test_binary_cross_entropy_by_hand_and_extremes():
+    logits = np.array([0, 2, -2, 1e4, -1e4], np.float32)
+    got = losses.binary_cross_entropy(logits, np.array([0.5, 1, 0.25, 1, 0], np.float32))
+    want = [np.log(2), np.log1p(np.exp(-2)), np.log1p(np.exp(-2)) + 0.5, 0, 0]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    grad = jax.grad(lambda x: losses.binary_cross_entropy(x, np.float32(0.25)).sum())(logits)
+    np.testing.assert_allclose(grad, jax.nn.sigmoid(logits) - 0.25, atol=1e-6)
