@@ -100,6 +100,7 @@ class _Scorer:
     def evaluate(self, state: TrainState, last: bool) -> None:
         """Score one state; after the last step also write results.json and detections.json."""
         step = int(state.step)
+        logging.info('evaluating step %d', step)
         result = self._experiment.evaluate(state)
         main = next((name for name in MAIN_METRICS if name in result.metrics), None)
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
