@@ -23,7 +23,7 @@ OUT_OF_MEMORY = (
     '--config.optim.accumulate_steps=2 or a smaller batch'
 )
 LONGEST_LINE = 400  # characters of a message; libraries may print whole dictionaries
-CLOSED_PIPE = 141  # exit status, as the shell gives it
+CLOSED_PIPE, INTERRUPTED = 141, 130  # exit statuses, as the shell gives them
 
 
 def define_flags(config_required: bool = True) -> None:
@@ -90,6 +90,9 @@ def run(
             return main()
         except UserError as error:
             return _refuse(str(error))
+        except KeyboardInterrupt:
+            print('interrupted', file=sys.stderr)
+            return INTERRUPTED
         except BrokenPipeError as error:
             if error.filename is not None:
                 raise

@@ -1,7 +1,8 @@
-"""What does a trained model see on photos that belong to no data set?
+"""Runs a trained model on photos that belong to no data set.
 
 Finds and reads the images, runs the model in batches, and turns its rows into records and
-pictures. Loading the model is left to `inference`, drawing to `visualize`.
+pictures. Loading the model is left to `inference`, drawing to `visualize`, writing files to
+`prediction_files`.
 """
 
 import dataclasses
@@ -26,6 +27,9 @@ from spinenet_jax.inference import Trained
 from spinenet_jax.visualize import draw_detections, fit
 
 SMALLEST_PICTURE = 640  # pixels of the longer side; below it, labels would hide the image
+LARGEST_PICTURE = 65_500  # pixels of the longer side; a JPEG holds no more
+HELD_PIXELS = 2**28  # of decoded images, 800 MB; a batch of larger ones is not filled up
+MADE_HERE = 'made by predict.py of spinenet_jax'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +67,7 @@ def find_images(patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
         if os.path.isdir(pattern):
-            names = sorted(n for n in os.listdir(pattern) if n.lower().endswith(SUFFIXES))
-            paths = [os.path.join(pattern, name) for name in names]
+            paths = [os.path.join(pattern, name) for name in _names(pattern)]
         elif os.path.isfile(pattern):
             paths = [pattern]
         else:
@@ -73,6 +76,14 @@ def find_images(patterns: Iterable[str]) -> list[str]:
             raise UserError(f'--images={pattern}: no image there')
         found.update(dict.fromkeys(paths))
     return list(found)
+
+
+def _names(folder: str) -> list[str]:
+    """The image files of a folder, by suffix."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise UserError(f'--images={folder}: cannot be listed ({error.strerror})') from error
 
 
 def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
@@ -87,8 +98,7 @@ def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
     size = devices * math.ceil(wanted / devices)
     variables = {'params': trained.params, 'batch_stats': trained.batch_stats}
     variables = jax_utils.replicate(variables)
-    for start in range(0, len(paths), size):
-        read = [_read(path) for path in paths[start : start + size]]
+    for read in _batches(paths, size, trained.config.data.max_pixels):
         rows = _run(trained, variables, [p.image for p in read if p.image is not None], size)
         for prediction in read:
             if prediction.image is None:
@@ -108,8 +118,9 @@ def picture(prediction: Prediction, names: dict[int, str], score_threshold: floa
     """
     keep = prediction.scores >= score_threshold
     image, boxes = prediction.image, prediction.boxes[keep]
-    if max(image.shape[:2]) < SMALLEST_PICTURE:
-        image, boxes = fit(image, boxes, SMALLEST_PICTURE)
+    side = min(max(*image.shape[:2], SMALLEST_PICTURE), LARGEST_PICTURE)
+    if side != max(image.shape[:2]):
+        image, boxes = fit(image, boxes, side)
     labels = prediction.labels[keep].tolist()
     words = [names.get(label, str(label)) for label in labels]
     return draw_detections(image, boxes, labels, prediction.scores[keep], words)
@@ -121,7 +132,9 @@ class Records:
     def __init__(self, categories: Sequence[Any]):
         """`categories` have label, id and name; a label without one becomes its own id."""
         self._ids = {c.label: c.id for c in categories}
-        self.as_dict: dict[str, list[dict[str, Any]]] = {
+        self.names = {c.label: c.name for c in categories}
+        self.as_dict: dict[str, Any] = {
+            'info': {'description': MADE_HERE},
             'images': [],
             'categories': [{'id': c.id, 'name': c.name} for c in categories],
             'annotations': [],
@@ -162,7 +175,7 @@ class ClassRecords:
     def __init__(self, categories: Sequence[Any]):
         """`categories` have label, id and name; a label without one is named by its number."""
         self._categories = {c.label: c for c in categories}
-        self.as_dict: dict[str, list[dict[str, Any]]] = {'images': []}
+        self.as_dict: dict[str, Any] = {'info': {'description': MADE_HERE}, 'images': []}
 
     def add(self, prediction: Prediction) -> None:
         """Adds an image and its classes, best first."""
@@ -190,22 +203,26 @@ class ClassRecords:
         return f'{image["file_name"]}: {classes}'
 
 
-def picture_name(path: str, taken: set[str]) -> str:
-    """A name for the picture of `path` that is not in `taken`, and is added to it."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    name, number = f'{stem}.jpg', 1
-    while name in taken:
-        number += 1
-        name = f'{stem}_{number}.jpg'
-    taken.add(name)
-    return name
+def _batches(paths: Sequence[str], size: int, max_pixels: int) -> Iterator[list[Prediction]]:
+    """At most `size` images at a time, fewer where they are so large that memory would not do."""
+    batch: list[Prediction] = []
+    pixels = 0
+    for path in paths:
+        batch.append(_read(path, max_pixels))
+        image = batch[-1].image
+        pixels += 0 if image is None else image.shape[0] * image.shape[1]
+        if len(batch) == size or pixels >= HELD_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
-def _read(path: str) -> Prediction:
+def _read(path: str, max_pixels: int) -> Prediction:
     """The image without anything found in it yet."""
     nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
     try:
-        return Prediction(path, read_image(path), *nothing)
+        return Prediction(path, read_image(path, None, max_pixels), *nothing)
     except BadImageError as error:
         return Prediction(path, None, *nothing, problem=str(error))
 

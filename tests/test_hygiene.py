@@ -36,6 +36,7 @@ ARROWS = {
     'convert': 'training tasks models ops data settings errors',
     'inference': 'training tasks models data settings errors',
     'prediction': 'inference data evaluation visualize errors',
+    'prediction_files': 'prediction errors',
     'launch': 'training console errors',
     'hlo': 'errors',
     'tpu': 'hlo cost training tasks models errors',

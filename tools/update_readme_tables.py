@@ -17,7 +17,11 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
+
+from spinenet_jax import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if README.md is out of date.')
@@ -88,10 +92,8 @@ def _show(value: object) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Rewrites README.md, or compares."""
-    del argv
-    sys.path.insert(0, str(ROOT))
     path = ROOT / 'README.md'
     old = path.read_text()
     new = fill(old, ROOT)
@@ -101,4 +103,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)
