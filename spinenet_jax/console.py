@@ -56,7 +56,8 @@ def log_file(path: str | os.PathLike) -> Iterator[None]:
         raise
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # a full disk was said when a line did not fit
+            handler.close()
 
 
 class _Terminal(logging.Handler):

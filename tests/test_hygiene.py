@@ -45,6 +45,7 @@ ARROWS = {
     'convert': 'training tasks models ops data settings files errors',
     'inference': 'training tasks lowering evaluation parallel data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
+    'prediction_files': 'tasks inference prediction data errors',
     'launch': 'training console interrupts errors',
 }
 LIBRARY_PARTS = (

@@ -4,8 +4,11 @@ python tools/draw_graph.py                      # docs/spinenet49.svg and .png
 python tools/draw_graph.py --graph=r0_sp53 --output=/tmp/r0_sp53
 """
 
+import sys
 from itertools import product
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import matplotlib
 
@@ -13,12 +16,13 @@ matplotlib.use('Agg')  # no display is needed
 
 import matplotlib.pyplot as plt
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.path import Path as Curve
 
+from spinenet_jax import launch
 from spinenet_jax.models.graph import GRAPHS, STEM_BLOCKS, Graph
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,9 +190,8 @@ def _draw_legend(axes: Axes, graph: Graph) -> None:
     )
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Writes the drawing as SVG and PNG."""
-    del argv
     stem = Path(OUTPUT.value or ROOT / 'docs' / GRAPH.value)
     stem.parent.mkdir(parents=True, exist_ok=True)
     plt.rcParams |= {'svg.hashsalt': GRAPH.value, 'font.family': 'DejaVu Sans'}
@@ -199,4 +202,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

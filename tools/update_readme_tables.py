@@ -17,6 +17,10 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from spinenet_jax import launch
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ('README.md', 'docs/benchmarks.md')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
@@ -88,11 +92,10 @@ def _show(value: object) -> str:
 
 def main() -> None:
     """Rewrites the pages."""
-    sys.path.insert(0, str(ROOT))
     for name in PAGES:
         path = ROOT / name
         path.write_text(fill(path.read_text(), ROOT))
 
 
 if __name__ == '__main__':
-    main()
+    launch.run(main)

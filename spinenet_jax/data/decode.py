@@ -14,7 +14,9 @@ import io
 import os
 import stat
 import struct
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,6 +26,9 @@ from PIL import Image
 # One image is one reading thread's work. On a host with many cores, OpenCV would cut every resize
 # into as many pieces and the readers would wait for each other.
 cv2.setNumThreads(1)
+# What is wrong with an image stands in BadImageError, once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings('ignore', module=r'PIL\.')
 Image.MAX_IMAGE_PIXELS = None  # Pillow decodes nothing here; the limit is decode_image's
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -92,12 +97,13 @@ def read_image(
     """
     if isinstance(image, str):
         try:
-            if not stat.S_ISREG(os.stat(image).st_mode):
-                raise BadImageError('not a regular file')
-            with open(image, 'rb') as file:
-                image = file.read()
-        except (OSError, UnicodeEncodeError) as error:  # the latter: a name no file can have
+            regular = stat.S_ISREG(os.stat(image).st_mode)
+            content = Path(image).read_bytes() if regular else b''
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
             raise BadImageError(getattr(error, 'strerror', None) or str(error)) from error
+        if not regular:
+            raise BadImageError('not a regular file')
+        image = content
     return decode_image(image, size, max_pixels)
 
 

@@ -68,7 +68,7 @@ def anchor_box_loss(codes: Sequence[jax.Array], sample: AnchorSample) -> Pair:
         level = level.astype(jnp.float32).reshape(level.shape[0], -1, 4)
         stop = start + level.shape[1]
         matched = sample.matched[:, start:stop]
-        huber = optax.losses.huber_loss(level, sample.codes[:, start:stop], RPN_DELTA)
+        huber = optax.losses.huber_loss(level, sample.codes[:, start:stop], delta=RPN_DELTA)
         sums.append(jnp.sum(jnp.where(matched[..., None], huber, 0.0)))
         counts.append(4.0 * jnp.sum(matched, dtype=jnp.float32))
         start = stop
@@ -101,7 +101,7 @@ def box_loss(codes: jax.Array, targets: jax.Array, labels: jax.Array, positive: 
         # A product with ones and zeros: the gradient of reading one class would be a scatter.
         chosen = jax.nn.one_hot(labels, codes.shape[-2], dtype=codes.dtype)
         codes = jnp.einsum('brkc,brk->brc', codes, chosen, precision='highest')
-    huber = optax.losses.huber_loss(codes, targets, BOX_DELTA)
+    huber = optax.losses.huber_loss(codes, targets, delta=BOX_DELTA)
     count = 4.0 * jnp.sum(positive, dtype=jnp.float32)
     return jnp.sum(jnp.where(positive[..., None], huber, 0.0)), count
 

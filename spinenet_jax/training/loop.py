@@ -104,6 +104,7 @@ class _Scorer:
         The line in metrics.jsonl comes last: it says that nothing of this evaluation is missing.
         """
         step = int(state.step)
+        logging.info('evaluating step %d', step)
         result = self._experiment.evaluate(state)
         main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())

@@ -145,8 +145,9 @@ class StepMonitor:
             )
         self.last = values
         speed = self._speed(step)
-        shown = self._words(step, speed)
-        self._move_bar(step, shown)
+        losses = [f'{name} {values[name]:.4g}' for name in SHOWN if name in values]
+        pace = self._pace(step, speed)
+        self._move_bar(step, [losses[0], *pace])
         if step % self._log_every and step != self._total:
             return
         extra = {'epoch': step / self._steps_per_epoch}
@@ -155,7 +156,8 @@ class StepMonitor:
             self._clock = (step, time.monotonic())
         self._log.write(step, values | extra)
         if jax.process_index() == 0:
-            logging.info('step %d/%d %s', step, self._total, shown)
+            words = [*losses, f'epoch {step / self._steps_per_epoch:.2f}', *pace]
+            logging.info('step %d/%d %s', step, self._total, ', '.join(words))
 
     def _speed(self, step: int) -> float:
         """Images a second since the clock was last set; 0 where there is no interval yet."""
@@ -166,16 +168,14 @@ class StepMonitor:
         since, then = self._clock
         return (step - since) * self._batch_size / max(now - then, 1e-9)
 
-    def _words(self, step: int, speed: float) -> str:
-        """The newest step for a person: 'loss 1.126, epoch 0.40, images/s 24.1, 09:08 left'."""
-        words = [f'{name} {self.last[name]:.4g}' for name in SHOWN if name in self.last]
-        words.append(f'epoch {step / self._steps_per_epoch:.2f}')
-        if speed:
-            seconds = (self._total - step) * self._batch_size / speed
-            words += [f'images/s {speed:.1f}', f'{tqdm.format_interval(seconds)} left']
-        return ', '.join(words)
+    def _pace(self, step: int, speed: float) -> list[str]:
+        """Speed and time left in words; nothing before there is a speed."""
+        if not speed:
+            return []
+        seconds = (self._total - step) * self._batch_size / speed
+        return [f'images/s {speed:.1f}', f'{tqdm.format_interval(seconds)} left']
 
-    def _move_bar(self, step: int, words: str) -> None:
+    def _move_bar(self, step: int, words: list[str]) -> None:
         """Opens the bar at the first step after a pause, then moves it."""
         if self._bar is None:
             self._bar = tqdm(
@@ -187,7 +187,7 @@ class StepMonitor:
                 leave=False,
                 disable=not sys.stderr.isatty() or jax.process_index() != 0,
             )
-        self._bar.set_postfix_str(words, refresh=False)
+        self._bar.set_postfix_str(', '.join(words), refresh=False)
         self._bar.update()
 
     def _close_bar(self) -> None:
