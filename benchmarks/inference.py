@@ -59,13 +59,15 @@ def measure(config):
 
     from benchmarks.synthetic import crowded_outputs
     from benchmarks.timing import median_seconds
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.models.build import build_model
     from spinenet_jax.ops import nms
     from spinenet_jax.tasks.build import build_task
     from spinenet_jax.training import optim
     from spinenet_jax.training.state import create_state
 
-    task, model = build_task(config), build_model(config.model, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_model(config.model, task=config.task, axis_name=None, policy=policy)
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)
     state = create_state(model, optimizer, task.image_size, seed=0)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}

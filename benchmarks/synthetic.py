@@ -15,6 +15,7 @@ def training_step(config, remat=False):
     """
     import jax
 
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.models.build import build_model
     from spinenet_jax.tasks.build import build_task
     from spinenet_jax.training import optim
@@ -22,7 +23,14 @@ def training_step(config, remat=False):
     from spinenet_jax.training.step import make_train_step
 
     batch_size, devices = config.train.batch_size, jax.device_count()
-    task, model = build_task(config), build_model(config.model, AXIS, config.task, remat=remat)
+    task = build_task(config)
+    model = build_model(
+        config.model,
+        task=config.task,
+        axis_name=AXIS,
+        policy=policy_of(jax.devices()[0]),
+        remat=remat,
+    )
     schedule = optim.learning_rate_schedule(config.optim, batch_size, 463, 162_050)
     optimizer = optim.make_optimizer(config.optim, schedule)
     state = replicate(create_state(model, optimizer, task.image_size, seed=0))

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from spinenet_jax.data.batch import Category
 from spinenet_jax.data.build import check_task
 from spinenet_jax.errors import UserError
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
 from spinenet_jax.training.checkpoint import absolute, load_model
@@ -81,7 +82,8 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
         config.model.num_classes = 1 + max(c.label for c in categories)
     check_task(config.data, config.task)
     task = build_task(config)
-    model = build_model(config.model, axis_name=AXIS, task=config.task)
+    policy = policy_of(jax.local_devices()[0])
+    model = build_model(config.model, task=config.task, axis_name=AXIS, policy=policy)
     images = jax.ShapeDtypeStruct((1, *task.image_size, 3), jnp.float32)
     wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     _check_fits(wanted, variables, f'checkpoint {step} in {workdir}')

@@ -25,20 +25,21 @@ ARROWS = {
     'errors': '',
     'visualize': '',
     'ops': 'errors',
-    'models': 'ops errors',
+    'lowering': 'ops errors',
+    'models': 'lowering ops errors',
     'cost': 'models',
     'tasks': 'models ops errors',
     'data': 'ops errors',
     'evaluation': 'data ops errors',
-    'training': 'tasks cost models ops data evaluation visualize errors',
+    'training': 'tasks cost models lowering ops data evaluation visualize errors',
     'convert': 'training tasks models ops data errors',
-    'inference': 'training tasks models data errors',
+    'inference': 'training tasks models lowering data errors',
     'prediction': 'inference data evaluation visualize errors',
     'launch': 'training errors',
     'hlo': 'errors',
     'tpu': 'hlo cost training tasks models errors',
 }
-LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'evaluation', 'visualize')
+LIBRARY_PARTS = ('ops', 'lowering', 'models', 'tasks', 'data', 'evaluation', 'visualize')
 CONFIGS = [
     ('digits', None),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
@@ -184,7 +185,7 @@ def test_every_config_builds(name, argument):
     module = importlib.import_module(f'configs.{name}')
     config = module.get_config(argument) if argument else module.get_config()
     assert set(leaves(config)) == set(leaves(common.get_config())), 'keys differ from common.py'
-    build_model(config.model)
+    build_model(config.model, task=config.task, axis_name=None)
     build_task(config)
 
 

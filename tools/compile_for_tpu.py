@@ -47,16 +47,23 @@ def main() -> int:
     """Compile, print, log; 1 if the step does not fit the memory."""
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
     from spinenet_jax import tpu
-    from spinenet_jax.models.build import build_model, platform_of
+    from spinenet_jax.lowering.policy import policy_of
+    from spinenet_jax.models.build import build_model
     from spinenet_jax.training.memory import choose_remat
+    from spinenet_jax.training.state import AXIS
 
     config = FLAGS.config
     devices = tpu.topology_devices(FLAGS.topology)
     batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
-    platform = platform_of(devices[0])
-    model = build_model(config.model, task=config.task, platform=platform, remat=remat)
+    model = build_model(
+        config.model,
+        task=config.task,
+        axis_name=AXIS,
+        policy=policy_of(devices[0]),
+        remat=remat,
+    )
     compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
     program = compile_step(config, model, devices)
     record = _describe_run(config, len(devices), batch_size) | {'remat': remat}

@@ -1,7 +1,7 @@
-"""Which blocks a scale-permuted backbone has, and how they are wired: the architecture as data.
+"""Scale-permuted architectures as data: the blocks of each graph, their wiring, their scaling.
 
-The walker that builds a graph is `spinenet.py`; the search, the weight conversion and the drawings
-read the same tables.
+`spinenet.py` builds the network of a graph; the weight conversion and the drawings read the same
+tables.
 """
 
 from typing import NamedTuple

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from spinenet_jax.data.batch import check_categories
 from spinenet_jax.data.build import build_source, check_task, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.models.build import build_model
 from spinenet_jax.tasks.build import build_task
 from spinenet_jax.training.memory import choose_remat, device_memory
@@ -60,7 +61,13 @@ def build_experiment(config: ConfigDict) -> Experiment:
     check_categories(train.categories, held_out.categories)
     task = build_task(config)
     remat = choose_remat(config, jax.device_count(), device_memory())
-    model = build_model(config.model, AXIS, config.task, remat=remat)
+    model = build_model(
+        config.model,
+        task=config.task,
+        axis_name=AXIS,
+        policy=policy_of(jax.local_devices()[0]),
+        remat=remat,
+    )
     eval_step = make_eval_step(model, task)
 
     def batches(start_step: int) -> Iterator[Mapping[str, np.ndarray]]:

@@ -59,7 +59,7 @@ def test_config_is_the_published_one(argument):
     assert config.optim.weight_decay == 1e-4
     check_task(data, config.task)
     assert build_task(config).num_classes == classes
-    build_model(model, task=config.task)
+    build_model(model, task=config.task, axis_name=None)
     assert list(config) == list(common.get_config())
 
 
@@ -84,7 +84,8 @@ def test_protocol_in_steps():
 
 def test_inaturalist_has_the_published_size():
     config = classification.get_config('inaturalist-49')
-    total = sum(model_cost(build_model(config.model, None, config.task), (64, 64)).values(), Cost())
+    model = build_model(config.model, task=config.task, axis_name=None)
+    total = sum(model_cost(model, (64, 64)).values(), Cost())
     assert total.parameters / 1e6 == pytest.approx(23.1, abs=0.05)
 
 

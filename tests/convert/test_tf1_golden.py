@@ -58,7 +58,7 @@ def test_outputs_equal_the_originals(converted):
     found, arrays = converted
     stored = np.load(FOLDER / 'golden.npz')
     config = golden.model_config({**found.settings, 'activation': 'swish'})
-    module = build_model(config, axis_name=None)
+    module = build_model(config, task='detection', axis_name=None)
     variables = golden.nest(arrays.arrays)
     ours = golden.run(module, variables, stored['images'])
     theirs = {}
