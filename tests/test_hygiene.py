@@ -35,6 +35,7 @@ ARROWS = {
     'inference': 'training tasks models data errors',
     'prediction': 'inference data evaluation visualize errors',
     'launch': 'training errors',
+    'search': 'launch training cost models errors',
     'hlo': 'errors',
     'tpu': 'hlo cost training tasks models errors',
 }
