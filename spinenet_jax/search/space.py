@@ -125,6 +125,11 @@ class Space:
             result[number, : step.options] = self.mask(decisions[:number])
         return result
 
+    def allows(self, decisions: Sequence[int]) -> bool:
+        """Whether every decision of a full sequence is among the options left to it."""
+        pairs = enumerate(decisions)
+        return all(self.mask(decisions[:number])[option] for number, option in pairs)
+
     @functools.cached_property
     def _counts(self) -> dict[str, np.ndarray]:
         return {
