@@ -18,10 +18,13 @@ MOST_DRAWS = 100_000  # for one candidate, before a space or a bound counts as h
 
 
 class Proposal(NamedTuple):
-    """A candidate's decisions and their log-probability at the time, 0 where there is none."""
+    """A candidate's decisions, and the logarithms of their probabilities when they were made.
+
+    A controller that has no probabilities leaves them empty.
+    """
 
     decisions: Decisions
-    log_probability: float = 0.0
+    log_probabilities: tuple[float, ...] = ()
 
 
 class Controller(Protocol):
@@ -49,7 +52,7 @@ class Random:
     def ask(self, number: int) -> Proposal:
         """A fresh draw."""
         rng = np.random.default_rng((self._seed, number))
-        return Proposal(first_accepted(lambda: draw(self._space, rng), self._accept))
+        return first_accepted(lambda: Proposal(draw(self._space, rng)), self._accept)
 
     def tell(self, proposal: Proposal, reward: float) -> None:
         """Nothing to learn."""
@@ -85,10 +88,10 @@ class Evolution:
         """A mutated winner of a tournament."""
         rng = np.random.default_rng((self._seed, number))
         if len(self._members) < (self._members.maxlen or 0):
-            return Proposal(first_accepted(lambda: draw(self._space, rng), self._accept))
+            return first_accepted(lambda: Proposal(draw(self._space, rng)), self._accept)
         drawn = rng.integers(len(self._members), size=self._tournament)
         _, parent = max((self._members[i] for i in drawn), key=lambda member: member[0])
-        return Proposal(first_accepted(lambda: mutate(self._space, parent, rng), self._accept))
+        return first_accepted(lambda: _mutated(self._space, parent, rng), self._accept)
 
     def tell(self, proposal: Proposal, reward: float) -> None:
         """The result joins the population; the oldest member leaves a full one."""
@@ -96,16 +99,22 @@ class Evolution:
 
 
 def first_accepted(
-    propose: Callable[[], Decisions | None], accept: Callable[[Decisions], bool]
-) -> Decisions:
+    propose: Callable[[], Proposal | None], accept: Callable[[Decisions], bool]
+) -> Proposal:
     """The first proposal that is one and is accepted; UserError after very many that are not."""
     for _ in range(MOST_DRAWS):
-        decisions = propose()
-        if decisions is not None and accept(decisions):
-            return decisions
+        proposal = propose()
+        if proposal is not None and accept(proposal.decisions):
+            return proposal
     raise UserError(
-        f'none of {MOST_DRAWS} proposals is a valid graph within the bounds: widen search.bounds'
+        f'none of {MOST_DRAWS} proposals is a valid graph within its bounds: raise '
+        'search.max_multiply_adds or search.max_parameters'
     )
+
+
+def _mutated(space: Space, parent: Decisions, rng: np.random.Generator) -> Proposal | None:
+    decisions = mutate(space, parent, rng)
+    return None if decisions is None else Proposal(decisions)
 
 
 def mutate(space: Space, parent: Sequence[int], rng: np.random.Generator) -> Decisions | None:

@@ -38,13 +38,26 @@ class Engine(Protocol):
 
 
 class ProcessEngine:
-    """One process a job on this machine; no server, and nothing but the standard library."""
+    """One process a job on this machine; no server, and nothing but the standard library.
 
-    def __init__(self) -> None:
+    Args:
+      device_variable: variable in which a process finds the number of its device, the lowest that
+        no other has: CUDA_VISIBLE_DEVICES on a machine with several GPUs. '' for none.
+    """
+
+    def __init__(self, device_variable: str = '') -> None:
+        self._variable = device_variable
         self._running: dict[int, Attempt] = {}
+        self._device: dict[int, int] = {}  # of a job's number
 
     def submit(self, job: Job) -> None:
         """Start the process."""
+        taken = {device for number, device in self._device.items() if number in self._running}
+        device = next(n for n in range(len(taken) + 1) if n not in taken)
+        self._device[job.number] = device
+        if self._variable:
+            environment = job.environment | {self._variable: str(device)}
+            job = job._replace(environment=environment)
         self._running[job.number] = Attempt(job)
 
     def wait(self, timeout: float) -> Report:

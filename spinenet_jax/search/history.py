@@ -94,7 +94,7 @@ class History:
 def _result(ask: Event, tell: Event) -> Result:
     return Result(
         number=ask['number'],
-        proposal=Proposal(tuple(ask['decisions']), ask['log_probability']),
+        proposal=Proposal(tuple(ask['decisions']), tuple(ask['log_probabilities'])),
         graph=ask['graph'],
         seed=ask['seed'],
         cost=ask['cost'],

@@ -44,6 +44,12 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
+def child_environment() -> dict[str, str]:
+    """The environment, with this project and the working directory where Python finds them."""
+    paths = [os.getcwd(), str(ROOT), os.environ.get('PYTHONPATH', '')]
+    return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
+
+
 class Attempt:
     """A running candidate. Everything it starts is in its process group and goes with it."""
 
@@ -51,14 +57,12 @@ class Attempt:
         self._job, self._began = job, time.monotonic()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._answer = tempfile.TemporaryFile()  # noqa: SIM115
-        paths = [os.getcwd(), str(ROOT), os.environ.get('PYTHONPATH', '')]
-        environment = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
         self._child = subprocess.Popen(
             [sys.executable, '-m', MODULE],
             stdin=subprocess.PIPE,
             stdout=self._answer,
             stderr=self._log,
-            env=environment | job.environment,
+            env=child_environment() | job.environment,
             start_new_session=True,
         )
         self.worker = f'{socket.gethostname()}:{self._child.pid}'

@@ -20,7 +20,6 @@ from spinenet_jax.search.space import Space, decode
 # How often a candidate is tried again. A machine that was lost says nothing about the candidate; a
 # time limit may be due to either, so it gets one more chance.
 RETRIES = {'lost': 2, 'timeout': 1}
-SAMPLES_PER_CANDIDATE = 20  # where the settings leave it open
 
 
 class Plan(NamedTuple):
@@ -120,7 +119,7 @@ class Search:
             event='ask',
             number=number,
             decisions=list(proposal.decisions),
-            log_probability=proposal.log_probability,
+            log_probabilities=list(proposal.log_probabilities),
             graph=to_text(graph),
             cost=self._cost(graph),
             seed=self.plan.seed,

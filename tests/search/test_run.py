@@ -72,7 +72,7 @@ class Repeating:
 
     def __init__(self, different):
         rng = np.random.default_rng(0)
-        self.proposals = [Proposal(draw_valid(SMALL, rng)[0], -1.5) for _ in range(different)]
+        self.proposals = [Proposal(draw_valid(SMALL, rng)[0], (-1.5,)) for _ in range(different)]
         self.told = []
 
     def ask(self, number):
@@ -92,7 +92,7 @@ def test_duplicates_are_answered_from_the_ledger(tmp_path):
         assert result.reward == first.reward
         if result.number > 2:
             assert (result.status, result.reason) == ('duplicate', f'of candidate {first.number}')
-    assert all(proposal.log_probability == -1.5 for proposal, _ in controller.told)
+    assert all(proposal.log_probabilities == (-1.5,) for proposal, _ in controller.told)
 
 
 def test_lost_candidates_are_retried_twice_and_others_not(tmp_path):
