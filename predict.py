@@ -36,30 +36,27 @@ def main() -> None:
     workdir = flags.FLAGS.workdir
     trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
-    classify = trained.config.task == 'classification'
-    kind = prediction.ClassRecords if classify else prediction.Records
-    records, taken, skipped = kind(trained.categories), set(), 0
+    records, pictures, skipped = trained.task.records(trained.categories), set(), 0
     output = epath.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     predicted = prediction.predict(trained, paths)
-    for found in tqdm(predicted, total=len(paths), unit='image', disable=None):
-        if found.image is None:
-            tqdm.write(f'skipped {found.path}: {found.problem}', file=sys.stderr)
+    for one in tqdm(predicted, total=len(paths), unit='image', disable=None):
+        if one.image is None:
+            tqdm.write(f'skipped {one.path}: {one.problem}', file=sys.stderr)
             skipped += 1
             continue
-        records.add(found)
-        if classify:
-            tqdm.write(records.last_line())
-            continue
-        drawn = prediction.picture(found, names, _SCORE.value)
-        encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
-        (output / prediction.picture_name(found.path, taken)).write_bytes(encoded)
+        line = records.add(one.path, one.image.shape[:2], one.found)
+        if line:
+            tqdm.write(line)
+        side = prediction.picture_side(one.image)
+        drawn = trained.task.picture(one.image, one.found, names, min_score=_SCORE.value, side=side)
+        if drawn is not None:
+            encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
+            (output / prediction.picture_name(one.path, pictures)).write_bytes(encoded)
     (output / 'predictions.json').write_text(json.dumps(records.as_dict))
-    said = f'{len(paths) - skipped} images, {skipped} skipped'
-    if classify:
-        print(f'{said}: predictions.json in {output}')
-    else:
-        print(f'{said}; {records.drawn(_SCORE.value)}: pictures and predictions.json in {output}')
+    parts = [f'{len(paths) - skipped} images, {skipped} skipped', records.summary(_SCORE.value)]
+    files = 'pictures and predictions.json' if pictures else 'predictions.json'
+    print(f'{"; ".join(filter(None, parts))}: {files} in {output}')
 
 
 if __name__ == '__main__':

@@ -29,23 +29,22 @@ _REPEATS = flags.DEFINE_integer('repeats', 10, 'calls timed, after one that is n
 _LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
 
 
-def photo(config, whole, variables):
+def photo(task, whole, variables):
     """A function from the bytes of a JPEG to detections on the host."""
     import cv2
     import jax
     import numpy as np
 
     from spinenet_jax.data.batch import NO_RECORD
-    from spinenet_jax.data.build import eval_row
     from spinenet_jax.data.decode import decode_image
 
     rng = np.random.default_rng(0)
     pixels = cv2.resize(rng.uniform(0, 255, (60, 80, 3)), (640, 480))
     pixels = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
-    data, to_row = cv2.imencode('.jpg', pixels)[1].tobytes(), eval_row(config.data)
+    data = cv2.imencode('.jpg', pixels)[1].tobytes()
 
     def detect():
-        row = to_row(NO_RECORD, decode_image(data))
+        row = task.rows.eval(NO_RECORD, decode_image(data))
         batch = {name: row[name][None] for name in ('image', 'content_size')}
         return jax.device_get(whole(variables, batch))
 
@@ -56,16 +55,19 @@ def measure(config):
     """Times of the parts, in milliseconds, and the share of post-processing."""
     import jax
     import numpy as np
+    from flax import linen as nn
 
     from benchmarks.synthetic import crowded_outputs
     from benchmarks.timing import median_seconds
-    from spinenet_jax.models.build import build_model
     from spinenet_jax.ops import nms
-    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.tasks.build import build_task, build_task_model
+    from spinenet_jax.tasks.detection import DetectionTask
     from spinenet_jax.training import optim
     from spinenet_jax.training.state import create_state
 
-    task, model = build_task(config), build_model(config.model, axis_name=None)
+    task, model = build_task(config), build_task_model(config, axis_name=None)
+    if not isinstance(task, DetectionTask):
+        raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)
     state = create_state(model, optimizer, task.image_size, seed=0)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
@@ -75,7 +77,8 @@ def measure(config):
         'content_size': np.full((_BATCH.value, 2), size, np.int32),
     }
     batch = jax.device_put(batch)
-    network = jax.jit(lambda v, b: model.apply(v, task.images(b), train=False))
+    forward = nn.apply(task.forward, model)
+    network = jax.jit(lambda v, b: forward(v, b, train=False))
     whole = jax.jit(lambda v, b: task.predictions(network(v, b), b))
     post = jax.jit(lambda outputs: task.predictions(outputs, {}))
     candidates = rng.uniform(0, 600, (1000, 2)).astype(np.float32)
@@ -91,7 +94,7 @@ def measure(config):
         'suppression_ms': seconds(suppress, *jax.device_put((candidates, scores, classes))),
     }
     if _BATCH.value == 1:
-        times['photo_ms'] = seconds(photo(config, whole, variables))
+        times['photo_ms'] = seconds(photo(task, whole, variables))
     times = {name: round(1000 * value, 2) for name, value in times.items()}
     total = times['network_ms'] + times['post_processing_ms']
     return {**times, 'post_processing_share': round(times['post_processing_ms'] / total, 4)}
@@ -101,8 +104,6 @@ def main():
     from benchmarks import machine
 
     config = _CONFIG.value
-    if config.task != 'detection':
-        raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     facts = machine.compute()
     facts |= {
         'model': machine.model_name(config),

@@ -71,7 +71,7 @@ def measure(root: Path) -> dict[str, object]:
     """Rate, CPU time and memory of training batches from `root`."""
     from ml_collections import ConfigDict
 
-    from spinenet_jax.data.build import build_source, train_batches
+    from spinenet_jax.data.build import box_rows, build_source, train_batches
 
     config = ConfigDict(
         {
@@ -90,9 +90,11 @@ def measure(root: Path) -> dict[str, object]:
     )
     if _PYTHON_ONLY.value:
         _leave_out_pixels()
-    source = build_source(config, 'train', 0)
+    rows = box_rows(config)
+    source = build_source(config, 'train', 0, rows.needs)
     batches = train_batches(
         source,
+        rows.train,
         config,
         batch_size=_BATCH.value,
         seed=0,

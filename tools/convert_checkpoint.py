@@ -49,6 +49,7 @@ def main() -> None:
 
 def convert(scratch: pathlib.Path) -> None:
     """Reads --source and writes --workdir, with a report of what did not match."""
+    from spinenet_jax import settings
     from spinenet_jax.convert import tf_checkpoint, weights, workdir
     from spinenet_jax.convert.tensor_bundle import Bundle
     from spinenet_jax.errors import UserError
@@ -64,6 +65,7 @@ def convert(scratch: pathlib.Path) -> None:
         config.model.activation = _ACTIVATION.value
     if _EPSILON.value:
         config.model.bn_epsilon = _EPSILON.value
+    settings.check(config)
     converted = weights.convert(bundle, variables, found.architecture)
     workdir.check_shapes(config, found, converted.arrays, source)
 

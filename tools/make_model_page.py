@@ -68,7 +68,7 @@ Every row is one command; *file* goes into both places:
 
 def row(published: Published, module: object, name: str, folder: str) -> list[str]:
     """The cells of one model."""
-    from spinenet_jax.cost import Cost, config_cost
+    from spinenet_jax.analysis.cost import Cost, config_cost
 
     config = module.get_config(published.config)
     if config.task == 'classification':

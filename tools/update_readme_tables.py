@@ -1,4 +1,4 @@
-"""Fills the generated parts of README.md from logs and from the models themselves.
+"""Fills the generated parts of README.md and docs/benchmarks.md from logs and from the models.
 
     python tools/update_readme_tables.py [--check]
 
@@ -20,7 +20,8 @@ from pathlib import Path
 from absl import app, flags
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if README.md is out of date.')
+PAGES = ('README.md', 'docs/benchmarks.md')
+CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if a page is out of date.')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 
@@ -47,7 +48,7 @@ def _not_run_on(rows: list[dict]) -> str:
 def models_table() -> str:
     """Sizes of every model in configs/retinanet.py at its input size."""
     from configs import retinanet
-    from spinenet_jax.cost import config_cost
+    from spinenet_jax.analysis.cost import config_cost
 
     rows = []
     for name in retinanet.MODELS:
@@ -72,7 +73,7 @@ def _generate(kind: str, source: str, root: Path) -> str:
         return f'```\n{text.rstrip()}\n```\n'
     if kind == 'table':
         return table_of_log(text.splitlines(), [field.strip() for field in fields.split(',')])
-    raise ValueError(f'README.md: unknown part {kind!r}')
+    raise ValueError(f'unknown part {kind!r}')
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -89,15 +90,16 @@ def _show(value: object) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Rewrites README.md, or compares."""
+    """Rewrites the pages, or compares them."""
     del argv
     sys.path.insert(0, str(ROOT))
-    path = ROOT / 'README.md'
-    old = path.read_text()
-    new = fill(old, ROOT)
-    if CHECK.value and new != old:
-        sys.exit('README.md is out of date: run python tools/update_readme_tables.py')
-    path.write_text(new)
+    for name in PAGES:
+        path = ROOT / name
+        old = path.read_text()
+        new = fill(old, ROOT)
+        if CHECK.value and new != old:
+            sys.exit(f'{name} is out of date: run python tools/update_readme_tables.py')
+        path.write_text(new)
 
 
 if __name__ == '__main__':

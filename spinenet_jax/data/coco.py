@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spinenet_jax.data.annotations import AnnotationTable, count_line, load_annotations
-from spinenet_jax.data.batch import Category, Record, Unreadable, assign_labels
+from spinenet_jax.data.batch import BOXES, Category, Record, Unreadable, assign_labels
 from spinenet_jax.errors import UserError
 
 
@@ -23,6 +23,8 @@ class CocoSource:
     Images that the JSON lists but the directory lacks are left out and counted in `.report`; they
     stay in `.ground_truth`, so that evaluation counts them as images without detections.
     """
+
+    provides = BOXES
 
     def __init__(self, root: str | os.PathLike, split: str, num_classes: int = 0):
         """Reads the JSON and lists the images once; UserError names what is wrong and where.

@@ -1,4 +1,4 @@
-"""Which image comes at which step, on which process, with which random draws?
+"""Batches for training and evaluation: which image at which step, on which process, drawn how.
 
 Grain reads, shuffles and runs the threads; this file says what one element is and how elements
 become batches. Everything is a function of the position in one global stream of images, so that a
@@ -8,25 +8,34 @@ run resumes exactly from its step and a global batch does not depend on the numb
 import atexit
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
 from spinenet_jax.data import transforms
-from spinenet_jax.data.batch import NO_RECORD, Batch, Record, Source, pad_boxes
+from spinenet_jax.data.batch import (
+    BOXES,
+    INDEX_FIELDS,
+    ORIGIN_FIELDS,
+    Batch,
+    EvalRow,
+    Example,
+    Fields,
+    Record,
+    Source,
+    TrainRow,
+    blank_row,
+    box_fields,
+    image_fields,
+    pad_boxes,
+)
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 100
 _MOST_THREADS = 16
 _FAILED = 'unreadable'  # column that tells the consumer which record could not be read, -1: none
-
-
-# How one decoded image becomes one row of a batch; the eval row lacks `index`.
-TrainRow = Callable[[Any, np.ndarray, np.random.Generator], Batch]
-EvalRow = Callable[[Any, np.ndarray], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +48,14 @@ class Augmentation:
     flip: bool
     max_boxes: int
 
-    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Batch:
+    needs = BOXES
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.TrainRow`."""
+        return {**image_fields(self.image_size), **box_fields(self.max_boxes)}
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Example:
         """One row of a train batch from decoded pixels uint8[h,w,3]."""
         draws = transforms.sample_draws(rng, self.scale_min, self.scale_max, self.flip)
         return train_example(record, image, self, draws)
@@ -51,7 +67,14 @@ class WholeImage:
 
     image_size: tuple[int, int]
 
-    def __call__(self, record: Any, image: np.ndarray) -> Batch:
+    needs = frozenset()
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.EvalRow`."""
+        return {**image_fields(self.image_size), **ORIGIN_FIELDS}
+
+    def __call__(self, record: Record, image: np.ndarray) -> Example:
         """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
         del record
         placement = transforms.place(image.shape[:2], self.image_size, transforms.Draws())
@@ -133,7 +156,7 @@ class _TrainImage:
     shard: Shard
     seed: int
 
-    def __call__(self, k: int) -> Batch:
+    def __call__(self, k: int) -> Example:
         position = self.shard.position(k)
         wanted = shuffled(position, len(self.source), self.seed)
         index, record, image = _first_readable(self.source, wanted)
@@ -151,7 +174,7 @@ class _EvalImage:
     to_row: EvalRow
     shard: Shard
 
-    def __call__(self, k: int) -> Batch:
+    def __call__(self, k: int) -> Example:
         index = self.shard.position(k)
         if index >= len(self.source):
             return {**_empty_row(self.to_row), _FAILED: np.int32(-1)}
@@ -176,7 +199,7 @@ def shuffled(position: int, count: int, seed: int) -> int:
 
 def train_example(
     record: Record, image: np.ndarray, augmentation: Augmentation, draws: transforms.Draws
-) -> Batch:
+) -> Example:
     """One row of a train batch from decoded pixels uint8[h,w,3]; crowd boxes are dropped."""
     size = augmentation.image_size
     placement = transforms.place(image.shape[:2], size, draws)
@@ -189,10 +212,9 @@ def train_example(
     }
 
 
-def _empty_row(to_row: EvalRow) -> Batch:
+def _empty_row(to_row: EvalRow) -> Example:
     """A row that stands for no image: zeros, and a scale that nothing is divided by zero with."""
-    row = to_row(NO_RECORD, np.zeros((1, 1, 3), np.uint8))
-    row = {name: np.zeros_like(value) for name, value in row.items()}
+    row = blank_row({**to_row.fields, **INDEX_FIELDS})
     return {**row, 'scale': np.ones(2, np.float32), 'index': np.int32(-1)}
 
 

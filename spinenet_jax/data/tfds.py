@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from spinenet_jax.data.annotations import load_annotations
-from spinenet_jax.data.batch import Category, Record, Unreadable, assign_labels
+from spinenet_jax.data.batch import BOXES, Category, Record, Unreadable, assign_labels
 from spinenet_jax.data.coco import ground_truth_of
 from spinenet_jax.data.decode import BadImageError, stored_size
 from spinenet_jax.errors import UserError
@@ -35,6 +35,8 @@ class TfdsSource:
     else 1..K in the order of TFDS labels. Images are numbered by their position where the data set
     has no `image/id`.
     """
+
+    provides = BOXES
 
     def __init__(
         self,

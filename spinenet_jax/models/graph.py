@@ -173,6 +173,11 @@ def load(source: str) -> Graph:
     )
 
 
+def resolve(source: str) -> str:
+    """What stands for `load(source)` without the file it came from: a name, or the text."""
+    return source if source in GRAPHS else to_text(load(source))
+
+
 def _load_file(path: str) -> Graph:
     from etils import epath
 

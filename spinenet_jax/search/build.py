@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spinenet_jax.cost import Cost, config_cost
+from spinenet_jax.analysis.cost import Cost, config_cost
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.graph import Graph, Scaling, load, to_text, validate
 from spinenet_jax.search.controller import Controller, Evolution, Random

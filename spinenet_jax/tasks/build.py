@@ -1,15 +1,23 @@
-"""From a config to a task: the only file of `tasks` that reads config."""
+"""The task of a config and its model: the only place that looks at `config.task`."""
 
+from typing import Any
+
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from spinenet_jax.data.build import box_rows, label_rows
 from spinenet_jax.errors import UserError
+from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.task import Task
 
 
-def build_task(config: ConfigDict) -> DetectionTask | ClassificationTask:
+def build_task(config: ConfigDict) -> Task[Any, Any, Any]:
     """The task that `config.task` names.
+
+    `model.num_classes` may still be 0, to be taken from the data, as long as only `rows` are used.
 
     Raises:
       UserError: there is no task of that name, or its settings are out of range.
@@ -21,12 +29,25 @@ def build_task(config: ConfigDict) -> DetectionTask | ClassificationTask:
     raise UserError(f"config.task={config.task!r}: choose one of 'detection', 'classification'")
 
 
+def build_task_model(
+    config: ConfigDict, *, axis_name: str | None, platform: str = '', remat: bool = False
+) -> nn.Module:
+    """The model that `config.task` and `config.model` ask for; see `models.build.build_model`."""
+    return build_model(
+        config.model,
+        axis_name=axis_name,
+        task=config.task,
+        platform=platform,
+        remat=remat,
+    )
+
+
 def _classification(config: ConfigDict) -> ClassificationTask:
     smoothing = config.train.label_smoothing
     if not 0 <= smoothing < 1:
         raise UserError(f'train.label_smoothing={smoothing}: want at least 0 and less than 1')
     return ClassificationTask(
-        image_size=tuple(config.data.image_size),
+        rows=label_rows(config.data),
         num_classes=config.model.num_classes,
         label_smoothing=smoothing,
     )
@@ -35,7 +56,7 @@ def _classification(config: ConfigDict) -> ClassificationTask:
 def _detection(config: ConfigDict) -> DetectionTask:
     model, evaluation = config.model, config.eval
     return DetectionTask(
-        image_size=tuple(config.data.image_size),
+        rows=box_rows(config.data),
         num_classes=model.num_classes,
         anchor_size=model.anchor_size,
         levels=(model.min_level, model.max_level),

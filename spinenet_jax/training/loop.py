@@ -15,8 +15,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
+from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
+from spinenet_jax.parallel import replicate, unreplicate
 from spinenet_jax.training import optim, workdir
 from spinenet_jax.training.checkpoint import Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
@@ -24,17 +27,11 @@ from spinenet_jax.training.feed import device_batches
 from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
 from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
-from spinenet_jax.training.state import (
-    TrainState,
-    create_state,
-    empty_state,
-    replicate,
-    unreplicate,
-)
+from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import transfer
 
-MAIN_METRICS = ('AP', 'top1')  # what 'best' is measured by, the first that an evaluation has
+MOST_STEPS = 2**31 - 1  # a step is an int32
 
 
 class RunResult(NamedTuple):
@@ -51,7 +48,10 @@ def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
     checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
     Raises UserError for what the user can put right, NonFiniteError if the loss is lost.
     """
+    settings.check(config)
     folder = workdir.create(workdir_path)  # before the data is read: it may take a while
+    for line in settings.remarks(config):
+        logging.warning('%s', line)
     return run(config, folder, build_experiment(config), PreemptionWatch())
 
 
@@ -83,17 +83,18 @@ class _Scorer:
         """Score one state; after the last step also write results.json and detections.json."""
         step = int(state.step)
         result = self._experiment.evaluate(state)
-        main = next((name for name in MAIN_METRICS if name in result.metrics), None)
+        main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
         logging.info('evaluation at step %d: %s (%.0f s)', step, words, result.seconds)
         self._log.write(step, {f'eval/{name}': value for name, value in result.metrics.items()})
-        if main is not None and self._checkpoints.note_evaluation(step, main, result.metrics[main]):
-            logging.info('step %d is the best so far: %s %.4f', step, main, result.metrics[main])
+        value = result.metrics.get(main)  # missing where the split has no annotations
+        if value is not None and self._checkpoints.note_evaluation(step, main, value):
+            logging.info('step %d is the best so far: %s %.4f', step, main, value)
         if jax.process_index() != 0:
             return
-        source, count = self._experiment.eval_source, self._config.eval.pictures
-        if count and source is not None and result.detections is not None:
-            write_pictures(self._folder, step, source, result.detections, count)
+        source = self._experiment.eval_source
+        if source is not None:
+            write_pictures(self._folder, step, self._experiment.task, source, result.examples)
         if last:
             self._write_results(step, result)
 
@@ -161,7 +162,7 @@ def run(
     try:
         if start > 0 and plan.evaluates(start) and not log.has(start, 'eval/'):
             scorer.evaluate(state, last=start == plan.total)
-        batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
+        batches = device_batches(experiment.batches(start), experiment.task.rows.train.fields)
         helpers = _Helpers(checkpoints, monitor, scorer, preemption)
         with preemption:
             return _steps(state, batches, step_function, plan, helpers)
@@ -211,14 +212,19 @@ def _steps(
 
 
 def _plan(config: ConfigDict, image_count: int) -> _Plan:
-    """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
+    """Steps from epochs, at least one; UserError where a batch cannot be cut into equal parts."""
     batch_size = config.train.batch_size
     check_batch_size(batch_size, jax.device_count(), config.optim.accumulate_steps)
     steps = optim.steps_per_epoch(image_count, batch_size)
+    every = config.train.eval_every_epochs
+    if config.train.epochs * steps >= MOST_STEPS:
+        raise UserError(
+            f'train.epochs={config.train.epochs:g} of {steps} steps: a run has at most 2^31 steps'
+        )
     return _Plan(
         steps_per_epoch=steps,
-        total=round(config.train.epochs * steps),
-        eval_every=round(config.train.eval_every_epochs * steps),
+        total=max(1, round(config.train.epochs * steps)),
+        eval_every=max(every > 0, round(every * steps)),  # never 0 unless asked for
         save_every=config.train.checkpoint_every_steps,
     )
 
@@ -227,7 +233,7 @@ def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: T
     """What is about to be trained, on what."""
     for line in experiment.reports:
         logging.info('data: %s', line)
-    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
+    optim.log_scaling(config.optim, config.train.batch_size)
     logging.info(
         '%s parameters, %d images, %d steps of %d images on %d x %s',
         f'{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}',

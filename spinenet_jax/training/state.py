@@ -1,12 +1,12 @@
-"""What does a run carry from one step to the next, and how does it sit on the devices?
+"""The training state: weights, statistics and optimizer, and how they start.
 
-Left to others: how the state changes (step.py), how it reaches the disk (checkpoint.py).
+How the state changes is in step.py, how it is placed on devices in parallel.py, how it reaches the
+disk in checkpoint.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import flax
 import flax.struct
@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-
-AXIS = 'batch'  # the one pmap axis: every device of every process
 
 
 @flax.struct.dataclass
@@ -28,10 +26,10 @@ class TrainState:
     opt_state: optax state of the same shapes.
     """
 
-    step: Any
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    step: jax.Array | np.ndarray
+    params: optax.Params
+    batch_stats: optax.Params
+    opt_state: optax.OptState
 
 
 def create_state(
@@ -88,32 +86,3 @@ def _drawing(model, optimizer, image_size) -> Callable[[jax.Array], TrainState]:
         )
 
     return draw
-
-
-def shard_sharding(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Sharding:
-    """Placement that pmap takes without a copy: leading axis split over this process's devices."""
-    devices = jax.local_devices() if devices is None else devices
-    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-
-def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Put one copy of every leaf on each local device: x[...] becomes x[devices,...]."""
-    devices = jax.local_devices() if devices is None else devices
-    sharding = shard_sharding(devices)
-
-    def put(leaf):
-        leaf = np.asarray(leaf)
-        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
-
-    return jax.tree.map(put, tree)
-
-
-def unreplicate(tree: Any) -> Any:
-    """Copy the first local device's values to the host: x[devices,...] becomes numpy x[...].
-
-    The copy is real. On CPU a view would share memory with a buffer that the next step is given
-    to overwrite, while a checkpoint is still being written from it.
-    """
-    first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
-    return jax.tree.map(lambda x: np.array(x[0], copy=True), jax.device_get(first))

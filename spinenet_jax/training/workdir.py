@@ -19,6 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.errors import UserError
 from spinenet_jax.training.checkpoint import FOLDER, absolute, write_atomically
 
@@ -54,7 +55,9 @@ def record_config(folder: epath.Path, config: ConfigDict) -> None:
     path = folder / 'config.json'
     new = json.loads(config.to_json())
     if path.exists():
-        changes = list(_differences(json.loads(path.read_text()), new))
+        # Over today's defaults: a workdir from before a setting existed has its default.
+        old, _ = settings.from_saved(json.loads(path.read_text()), str(path))
+        changes = list(_differences(json.loads(old.to_json()), new))
         fixed = [line for key, line in changes if key.split('.')[0] in FIXED]
         if fixed and (folder / FOLDER).exists() and any((folder / FOLDER).iterdir()):
             raise UserError(

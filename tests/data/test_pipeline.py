@@ -7,8 +7,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from spinenet_jax.data import pipeline
-from spinenet_jax.data.batch import pad_boxes
-from spinenet_jax.data.build import build_source, eval_batches, train_batches
+from spinenet_jax.data.batch import BOXES, pad_boxes
+from spinenet_jax.data.build import box_rows, build_source, eval_batches, train_batches
 from spinenet_jax.data.pipeline import shuffled
 from spinenet_jax.errors import UserError
 
@@ -51,9 +51,11 @@ def gray(n):
 
 def take(root, steps, *, batch=4, start=0, process=(0, 1), seed=0, **changes):
     cfg = config(root, **changes)
-    source = build_source(cfg, 'train', 0)
+    rows = box_rows(cfg)
+    source = build_source(cfg, 'train', 0, rows.needs)
     stream = train_batches(
         source,
+        rows.train,
         cfg,
         batch_size=batch,
         seed=seed,
@@ -184,9 +186,15 @@ def test_pad_boxes_of_none():
 
 def evaluate(root, batch, process=(0, 1)):
     cfg = config(root, image_size=(60, 60))
-    source = build_source(cfg, 'eval', 0)
+    rows = box_rows(cfg)
+    source = build_source(cfg, 'eval', 0, rows.needs)
     stream = eval_batches(
-        source, cfg, batch_size=batch, process_index=process[0], process_count=process[1]
+        source,
+        rows.eval,
+        cfg,
+        batch_size=batch,
+        process_index=process[0],
+        process_count=process[1],
     )
     return source, list(stream)
 
@@ -227,7 +235,7 @@ def test_unreadable_image_in_evaluation_is_an_empty_row(ten):
 
 def test_config_mistakes_are_told(ten, make_coco, coco_json):
     for change, message in (
-        ({'source': 'voc'}, 'want coco, tfds, digits'),
+        ({'source': 'voc'}, 'choose one of coco, tfds, digits'),
         ({'scale_min': 2.0, 'scale_max': 1.0}, 'want 0 < scale_min'),
         ({'image_size': (0, 64)}, 'two positive numbers'),
     ):
@@ -239,4 +247,4 @@ def test_training_needs_a_box(make_coco, coco_json):
     root = make_coco(coco_json(2))
     with pytest.raises(UserError, match='no annotation to train on'):
         take(root, 1)
-    assert len(build_source(config(root), 'eval', 0)) == 2
+    assert len(build_source(config(root), 'eval', 0, BOXES)) == 2

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spinenet_jax.cost import Cost, model_cost
+from spinenet_jax.analysis.cost import Cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.classifier import aggregate
 from spinenet_jax.models.graph import SCALING

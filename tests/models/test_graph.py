@@ -10,6 +10,7 @@ from spinenet_jax.models.graph import (
     filters,
     from_text,
     load,
+    resolve,
     to_json,
     to_text,
     validate,
@@ -117,6 +118,9 @@ def test_graph_by_name_text_and_file(tmp_path):
     path = tmp_path / 'best.json'
     path.write_text(to_json(graph, {'reward': 0.5}))
     assert load(str(path)) == graph
+    assert resolve('r0_sp53') == 'r0_sp53'
+    assert resolve(str(path)) == to_text(graph)
+    assert resolve(f' {to_text(graph)} ') == to_text(graph)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spinenet_jax.cost import Cost, model_cost
+from spinenet_jax.analysis.cost import Cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import GRAPHS, SCALING
 from spinenet_jax.models.resnet import DEPTHS

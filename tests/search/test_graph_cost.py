@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spinenet_jax.cost import model_cost
+from spinenet_jax.analysis.cost import model_cost
 from spinenet_jax.models.build import build_layers
 from spinenet_jax.models.graph import GRAPHS, SCALING, Scaling, from_text
 from spinenet_jax.models.spinenet import SpineNet

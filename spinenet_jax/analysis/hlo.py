@@ -1,7 +1,6 @@
-"""What does a compiled program do, by the compiler's own text?
+"""Reads the optimised HLO text of an XLA executable: operations, their cycles, and collectives.
 
-Reads the optimised HLO of an XLA executable: its collectives, and the cycles that the TPU compiler
-expects of every operation. Left to others: compiling (tools/compile_for_tpu.py).
+Cycles are what the TPU compiler expects; other compilers give none.
 """
 
 import math

@@ -1,18 +1,21 @@
 """What a configuration costs: parameters, multiply-adds and activations, part by part.
 
 Everything is read off the traced computation of one image at inference; nothing is computed by hand
-and nothing runs. `python -m spinenet_jax.cost --config=configs/retinanet.py:49-B`
+and nothing runs. `python -m spinenet_jax.analysis.cost --config=configs/retinanet.py:49-B`
 """
 
 import math
 from collections import defaultdict
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
+from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax.models.build import build_model
+from spinenet_jax.tasks.build import build_task_model
 
 
 class Cost(NamedTuple):
@@ -32,7 +35,7 @@ class Cost(NamedTuple):
         return Cost(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def _contraction(equation: Any) -> int:
+def _contraction(equation: jax.extend.core.JaxprEqn) -> int:
     """Multiply-adds an output value of a convolution or matrix product; 0 for anything else."""
     if equation.primitive.name == 'conv_general_dilated':
         kernel = equation.invars[1].aval.shape
@@ -44,7 +47,9 @@ def _contraction(equation: Any) -> int:
     return 0
 
 
-def _equations(jaxpr: Any, scope: str = '') -> Any:
+def _equations(
+    jaxpr: jax.extend.core.Jaxpr, scope: str = ''
+) -> Iterator[tuple[str, jax.extend.core.JaxprEqn]]:
     """Every equation, those of inner computations included, with its scope of module names."""
     for equation in jaxpr.eqns:
         inner_scope = f'{scope}/{equation.source_info.name_stack}'
@@ -57,7 +62,7 @@ def _equations(jaxpr: Any, scope: str = '') -> Any:
                     yield from _equations(inner.jaxpr, inner_scope)
 
 
-def model_cost(model: Any, image_size: tuple[int, int]) -> dict[str, Cost]:
+def model_cost(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]:
     """Cost of a Flax model by its top-level parts, for one image of (height, width).
 
     Args:
@@ -85,7 +90,7 @@ def model_cost(model: Any, image_size: tuple[int, int]) -> dict[str, Cost]:
 
 def config_cost(config: ConfigDict) -> dict[str, Cost]:
     """`model_cost` of a config's model at its input size, plainly formulated, on any machine."""
-    model = build_model(config.model, axis_name=None, task=config.task, platform='gpu')
+    model = build_task_model(config, axis_name=None, platform='gpu')
     return model_cost(model, tuple(config.data.image_size))
 
 

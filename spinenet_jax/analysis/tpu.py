@@ -1,7 +1,6 @@
-"""Does a configuration fit a TPU, and how fast should it be? The TPU compiler says, without a TPU.
+"""Compiles a step for TPUs that need not be there, and reads memory, work and time from it.
 
-Compiles the very steps that training and evaluation run for a described topology and reads memory,
-work, expected time and collectives from the result. Needs `libtpu` (pip install libtpu), no TPU.
+Needs `libtpu` (pip install libtpu), no TPU.
 """
 
 import os
@@ -10,18 +9,11 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax import hlo
-from spinenet_jax.cost import config_cost
+from spinenet_jax.analysis import hlo
+from spinenet_jax.analysis.cost import config_cost
 from spinenet_jax.errors import UserError
-from spinenet_jax.tasks.build import build_task
-from spinenet_jax.training import optim
-from spinenet_jax.training.state import abstract_state
-from spinenet_jax.training.step import make_eval_step, make_train_step
 
 GIB = 2**30
 
@@ -62,7 +54,7 @@ class Program(NamedTuple):
       seconds: processor time of the compilation, all threads together.
     """
 
-    executable: Any
+    executable: jax.stages.Compiled | None
     refusal: str
     held: dict[str, int]
     seconds: float
@@ -91,65 +83,13 @@ def topology_devices(name: str) -> list[jax.Device]:
         ) from error
 
 
-def _abstract_batch(
-    config: ConfigDict, keys: tuple[str, ...], batch_size: int, devices: list
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch's entries `keys` ([devices, B, ...]; see data/batch.py)."""
-    boxes = config.data.max_boxes
-    entries = {
-        'image': ((*config.data.image_size, 3), jnp.uint8),
-        'content_size': ((2,), jnp.int32),
-        'boxes': ((boxes, 4), jnp.float32),
-        'labels': ((boxes,), jnp.int32),
-        'valid': ((boxes,), jnp.bool_),
-        'label': ((), jnp.int32),
-        'scale': ((2,), jnp.float32),
-        'original_size': ((2,), jnp.int32),
-        'index': ((), jnp.int32),
-    }
-    rows = (len(devices), batch_size // len(devices))
-    return {key: jax.ShapeDtypeStruct((*rows, *entries[key][0]), entries[key][1]) for key in keys}
+def compile_program(lowered: jax.stages.Lowered, held: dict[str, int]) -> Program:
+    """Compile a lowered step.
 
-
-def compile_train_step(config: ConfigDict, model: nn.Module, devices: list) -> Program:
-    """The step of `train.py` for `config`, `config.train.batch_size` images over all devices."""
-    task = build_task(config)
-    schedule = optim.learning_rate_schedule(config.optim, config.train.batch_size, 463, 162_050)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    step = make_train_step(
-        *(model, task, optimizer, schedule),
-        seed=config.seed,
-        accumulate_steps=config.optim.accumulate_steps,
-        devices=devices,
-    )
-    state = abstract_state(model, optimizer, task.image_size)
-    batch = _abstract_batch(config, task.device_keys_train, config.train.batch_size, devices)
-    return _compile(step, state, batch, len(devices))
-
-
-def compile_eval_step(config: ConfigDict, model: nn.Module, devices: list) -> Program:
-    """The step of `eval.py`, post-processing included, with `config.eval.batch_size` images."""
-    task = build_task(config)
-    step = make_eval_step(model, task, devices=devices)
-    state = abstract_state(model, optax.identity(), task.image_size)
-    keys = (*task.device_keys_eval, 'scale', 'original_size', 'index')
-    batch = _abstract_batch(config, keys, config.eval.batch_size, devices)
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    return _compile(step, variables, batch, len(devices))
-
-
-def _size(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _compile(step: Any, state: Any, batch: dict, cores: int) -> Program:
-    """Lower and compile `step` for a replicated `state` and a batch that is split already."""
-    names = {'params': 'parameters', 'opt_state': 'optimizer', 'batch_stats': 'statistics'}
-    parts = state if isinstance(state, dict) else vars(state)
-    held = {names[k]: _size(tree) for k, tree in parts.items() if k in names}
-    held['batch'] = _size(batch) // cores
-    replicated = jax.tree.map(lambda x: jax.ShapeDtypeStruct((cores, *x.shape), x.dtype), state)
-    lowered = step.lower(replicated, batch)
+    Args:
+      lowered: for devices of a topology.
+      held: see `Program`.
+    """
     start = time.process_time()
     try:
         executable, refusal = lowered.compile(), ''
