@@ -33,18 +33,20 @@ def main() -> int:
 
     jax.config.update('jax_platforms', 'cpu')  # accelerators are the candidates'
 
-    from spinenet_jax.search import build, progress
+    from spinenet_jax.search import build, progress, settings
 
+    config = _CONFIG.value
+    settings.check(config)
+    watch = progress.Progress(_WORKDIR.value)
+    progress.on_sigterm_as_on_ctrl_c()
     try:
-        engine = build.build_engine(_CONFIG.value, _ENGINE.value)
-        watch = progress.Progress(_WORKDIR.value)
-        progress.on_sigterm_as_on_ctrl_c()
-        search = build.build_search(_CONFIG.value, _WORKDIR.value, engine, _EVALUATOR.value, watch)
+        engine = build.build_engine(config, _ENGINE.value)
+        search = build.build_search(config, _WORKDIR.value, engine, _EVALUATOR.value, watch)
         search.run()
-        watch.finish(search)
     except KeyboardInterrupt:
         print('stopped: the same command continues', file=sys.stderr)
         return 130
+    watch.finish(search)
     return 0
 
 

@@ -37,7 +37,7 @@ ARROWS = {
     'inference': 'training tasks evaluation parallel data settings errors',
     'prediction': 'inference evaluation parallel data errors',
     'launch': 'training errors',
-    'search': 'training analysis models settings errors',
+    'search': 'training analysis models data settings errors',
 }
 LIBRARY_PARTS = ('ops', 'models', 'tasks', 'data', 'parallel', 'evaluation', 'visualize')
 CONFIGS = [

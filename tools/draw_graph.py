@@ -30,7 +30,9 @@ def main(argv: list[str]) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name))
-    drawing.write(graph, stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix('.svg').write_bytes(drawing.svg(graph))
+    stem.with_suffix('.png').write_bytes(drawing.png(graph))
     print(f'wrote {stem}.svg and .png')
     return 0
 

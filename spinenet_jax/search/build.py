@@ -19,16 +19,19 @@ from spinenet_jax.search.controller import Controller, Evolution, Random
 from spinenet_jax.search.engine import Engine, ProcessEngine
 from spinenet_jax.search.graph_cost import graph_cost
 from spinenet_jax.search.ledger import Ledger
-from spinenet_jax.search.policy import ALGORITHMS, PolicySettings, RecurrentController
+from spinenet_jax.search.policy import PolicySettings, RecurrentController
 from spinenet_jax.search.process import MODULE, child_environment
 from spinenet_jax.search.run import Plan, Search
 from spinenet_jax.search.space import SPACES, Decisions, Space, decode, why_invalid
 from spinenet_jax.training.checkpoint import absolute
 
-CONTROLLERS = (*ALGORITHMS, 'evolution', 'random')
 ENGINES = ('local', 'ray')
 PROXY = 'spinenet_jax.search.proxy:evaluate'
-_CHANGEABLE = ('candidates', 'samples', 'workers', 'time_limit_minutes', 'resources')
+# What may change when a search is continued.
+_CHANGEABLE = (
+    *('candidates', 'samples', 'workers', 'time_limit_minutes', 'device_variable', 'environment'),
+    *('cpus', 'gpus', 'tpus'),
+)
 
 
 def build_search(
@@ -51,11 +54,6 @@ def build_search(
       UserError: one line: settings that cannot be used, or a workdir of another search.
     """
     settings = config.search
-    _choose(SPACES, settings.space, 'space')
-    _choose(CONTROLLERS, settings.controller, 'controller')
-    for name in ('candidates', 'workers'):
-        if settings[name] < 1:
-            raise UserError(f'search.{name}={settings[name]}: want at least 1')
     check_evaluator(evaluator)
     space = SPACES[settings.space]
     cost = CostOfGraph(config)
@@ -80,14 +78,15 @@ def build_search(
 
 def build_engine(config: ConfigDict, name: str) -> Engine:
     """'local': processes on this machine; 'ray': a fleet, or a Ray on this machine."""
-    _choose(ENGINES, name, 'engine')
+    if name not in ENGINES:
+        raise UserError(f'--engine={name}: choose one of {", ".join(ENGINES)}')
+    wanted = config.search
     if name == 'local':
-        return ProcessEngine(config.search.device_variable)
+        return ProcessEngine(wanted.device_variable)
     from spinenet_jax.search.ray_engine import RayEngine
 
-    wanted = config.search.resources
     named = {'num_cpus': wanted.cpus, 'num_gpus': wanted.gpus, 'TPU': wanted.tpus}
-    return RayEngine(config.search.workers, {n: amount for n, amount in named.items() if amount})
+    return RayEngine(wanted.workers, {n: amount for n, amount in named.items() if amount})
 
 
 class CostOfGraph:
@@ -164,9 +163,19 @@ def _controller(
     if settings.controller == 'random':
         return Random(space, accept, settings.seed)
     if settings.controller == 'evolution':
-        evolution = settings.evolution
-        return Evolution(space, accept, settings.seed, evolution.population, evolution.tournament)
-    policy = PolicySettings(algorithm=settings.controller, **settings.policy)
+        size = (settings.population, settings.tournament)
+        return Evolution(space, accept, settings.seed, *size)
+    policy = PolicySettings(
+        algorithm=settings.controller,
+        hidden=settings.hidden,
+        learning_rate=settings.learning_rate,
+        batch=settings.batch,
+        epochs=settings.ppo_epochs,
+        clip=settings.clip,
+        baseline_decay=settings.baseline_decay,
+        entropy=settings.entropy,
+        init_scale=settings.init_scale,
+    )
     return RecurrentController(space, accept, settings.seed, policy)
 
 
@@ -229,9 +238,3 @@ def _changes(old: Any, new: Any, name: str) -> list[str]:
         keys = sorted(old.keys() | new.keys())
         return [c for k in keys for c in _changes(old.get(k), new.get(k), f'{name}.{k}')]
     return [] if old == new else [f'{name}: {old!r} -> {new!r}']
-
-
-def _choose(known: Any, name: str, what: str) -> None:
-    if name not in known:
-        where = '--engine' if what == 'engine' else f'search.{what}'
-        raise UserError(f'{where}={name!r}: choose one of {", ".join(known)}')

@@ -1,7 +1,8 @@
 """Draws a scale-permuted backbone from its graph, with matplotlib."""
 
+import io
+from collections.abc import Mapping, Sequence
 from itertools import product
-from pathlib import Path
 
 import matplotlib
 
@@ -90,10 +91,34 @@ def route(graph: Graph) -> dict[tuple[int, int, bool], np.ndarray]:
     edges.sort(key=lambda e: (abs(graph.levels[e[1]] - graph.levels[e[0]]) + e[1] - e[0], e))
     curves, drawn = {}, []
     for edge in edges:
-        best = min(_candidates(graph, *edge[:2]), key=lambda c: _cost(graph, edge, c, drawn))
+        best = _cheapest(graph, edge, drawn)
         curves[edge] = best
         drawn.append(_points(best))
     return curves
+
+
+def _cheapest(graph: Graph, edge: tuple[int, int, bool], drawn: list[np.ndarray]) -> np.ndarray:
+    """The best-looking curve for an arrow, given the points of those drawn before.
+
+    Running along other arrows takes long to find out, and only adds to a cost: curves are looked at
+    in the order of the rest of their cost, until that alone is more than the best has in all.
+    """
+    curves = _candidates(graph, *edge[:2])
+    alone = np.array([_cost(graph, edge, curve) for curve in curves])
+    best, lowest = curves[0], np.inf
+    for index in np.argsort(alone, kind='stable'):
+        if alone[index] >= lowest:
+            break
+        points = _points(curves[index])
+        near = sum(int((_distance(points, other) < 0.09).sum()) for other in drawn)
+        if alone[index] + 0.3 * near < lowest:
+            best, lowest = curves[index], alone[index] + 0.3 * near
+    return best
+
+
+def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """f64[30]: of each point to the nearest of the others, in steps along the axes."""
+    return np.abs(points[:, None] - others).sum(-1).min(1)
 
 
 def _candidates(graph: Graph, parent: int, child: int) -> list[np.ndarray]:
@@ -116,10 +141,8 @@ def _points(curve: np.ndarray) -> np.ndarray:
     return (1 - t) ** 2 * curve[0] + 2 * t * (1 - t) * curve[1] + t**2 * curve[2]
 
 
-def _cost(
-    graph: Graph, edge: tuple[int, int, bool], curve: np.ndarray, drawn: list[np.ndarray]
-) -> float:
-    """How bad a curve looks: behind blocks or names, along other arrows, bent, or backwards."""
+def _cost(graph: Graph, edge: tuple[int, int, bool], curve: np.ndarray) -> float:
+    """How bad a curve looks by itself: behind blocks or names, bent, or backwards."""
     points = _points(curve)
     centres = np.array(list(enumerate(graph.levels)), float)
     away = np.abs(points[:, None] - centres) - np.array([WIDTH, HEIGHT]) / 2
@@ -128,9 +151,6 @@ def _cost(
     cost = 50.0 * (away < margin[:, None]).all(-1).sum()
     names = centres[list(graph.outputs.values())] + [WIDTH / 2 + 0.24, 0.27]
     cost += 10.0 * (np.abs(points[:, None] - names) < [0.25, 0.17]).all(-1).sum()
-    for other in drawn:
-        near = np.abs(points[:, None] - other).sum(-1).min(1) < 0.09
-        cost += 0.3 * near.sum()
     straight = np.linalg.norm(curve[2] - curve[0])
     cost += 2.0 * np.linalg.norm(curve[1] - (curve[0] + curve[2]) / 2) / straight + straight / 4
     off_centre = np.abs(curve[[0, 2], 1] - centres[list(edge[:2]), 1])
@@ -178,12 +198,45 @@ def _draw_legend(axes: Axes, graph: Graph) -> None:
     )
 
 
-def write(graph: Graph, stem: Path, suffixes: tuple[str, ...] = ('.svg', '.png')) -> None:
-    """Write the drawing to `stem` with each suffix; equal graphs give equal bytes."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {'.svg': {'Date': None}, '.png': {'Software': None}}
-    with plt.rc_context({'svg.hashsalt': graph.name, 'font.family': 'DejaVu Sans'}):
-        figure = draw(graph)
-        for suffix in suffixes:
-            figure.savefig(stem.with_suffix(suffix), metadata=metadata[suffix], dpi=160)
-        plt.close(figure)
+def svg(graph: Graph) -> bytes:
+    """The drawing as an SVG file; equal graphs give equal bytes."""
+    with _style(graph.name):
+        return _content(draw(graph), 'svg')
+
+
+def png(graph: Graph) -> bytes:
+    """The drawing as a PNG file."""
+    with _style(graph.name):
+        return _content(draw(graph), 'png')
+
+
+def rewards(curves: Mapping[str, Sequence[float]]) -> bytes:
+    """An SVG file with a point a sample and the running best, a colour a curve.
+
+    curves: name, '' for none, to rewards in the order in which they came.
+    """
+    with _style('rewards'):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2), layout='constrained')
+        for number, (name, values) in enumerate(curves.items()):
+            values, colour = np.asarray(values, float), f'C{number}'
+            samples = np.arange(1, len(values) + 1)
+            axes.plot(samples, values, '.', color=colour, markersize=3, alpha=0.4)
+            best = np.maximum.accumulate(values)
+            axes.plot(samples, best, color=colour, label=f'{name} best so far'.strip())
+        axes.set_xlabel('samples')
+        axes.set_ylabel('reward')
+        axes.legend(frameon=False, loc='lower right')
+        axes.spines[['top', 'right']].set_visible(False)
+        return _content(figure, 'svg')
+
+
+def _style(salt: str):
+    return plt.rc_context({'svg.hashsalt': salt, 'font.family': 'DejaVu Sans'})
+
+
+def _content(figure: plt.Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {'svg': {'Date': None}, 'png': {'Software': None}}[kind]
+    figure.savefig(buffer, format=kind, metadata=metadata, dpi=160)
+    plt.close(figure)
+    return buffer.getvalue()

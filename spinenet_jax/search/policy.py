@@ -18,8 +18,6 @@ from flax import linen as nn
 from spinenet_jax.search.controller import Proposal, first_accepted
 from spinenet_jax.search.space import Decisions, Space
 
-ALGORITHMS = ('ppo', 'reinforce')
-
 
 class PolicySettings(NamedTuple):
     """How the network learns; configs/search.py names the sources.

@@ -1,7 +1,8 @@
 """The proxy task: a short training run of a graph, scored on images held out for it.
 
 The default evaluator of a search. A candidate's folder is the workdir of an ordinary run of
-train.py, which eval.py opens: its config.json has the graph as text.
+train.py, which eval.py opens: its config.json has the graph as text. The scenes of digits are made,
+and split, where they are missing.
 """
 
 import json
@@ -13,11 +14,14 @@ import sys
 
 from etils import epath
 
+from spinenet_jax.data.digits import ensure_digits
+from spinenet_jax.data.hold_out import ensure_held_out
 from spinenet_jax.models.graph import to_text
 from spinenet_jax.search.candidate import Candidate, die_with_parent
 from spinenet_jax.search.process import ROOT
 
 _ERROR = re.compile(r'error: |[\w.]*(Error|Exception)\b')
+DIGITS_HELD_OUT = 300  # scenes of the digits data set's training split
 METRICS = ('AP', 'top1')  # the reward is the first of these that the results have
 
 
@@ -36,6 +40,8 @@ def evaluate(candidate: Candidate) -> dict[str, float]:
     config = dict(candidate.config)
     config['seed'] = candidate.seed
     config['model'] = config['model'] | {'graph': to_text(candidate.graph)}
+    if config['data']['source'] == 'digits':
+        ensure_held_out(ensure_digits(config['data']['root']), 'train', DIGITS_HELD_OUT)
     (folder / 'config.json').write_text(json.dumps(config, indent=2, sort_keys=True) + '\n')
     _train(candidate.folder)
     results = json.loads((folder / 'results.json').read_text())

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from spinenet_jax.errors import UserError
 from spinenet_jax.models.graph import Graph, to_text
 from spinenet_jax.search.candidate import Job
 from spinenet_jax.search.controller import Controller, Proposal
@@ -20,6 +21,9 @@ from spinenet_jax.search.space import Space, decode
 # How often a candidate is tried again. A machine that was lost says nothing about the candidate; a
 # time limit may be due to either, so it gets one more chance.
 RETRIES = {'lost': 2, 'timeout': 1}
+
+
+HOPELESS = 10  # candidates without a single reward that end a search
 
 
 class Plan(NamedTuple):
@@ -175,6 +179,11 @@ class Search:
         )
         for duplicate in self._waiting.pop(graph):
             self._tell_duplicate(duplicate)
+        if not done and self.history.evaluated >= HOPELESS and not self.history.best():
+            raise UserError(
+                f'none of {self.history.evaluated} candidates has a reward; the last one '
+                f'{outcome.status}: {outcome.reason} (its log.txt has more)'
+            )
 
     def _tell_duplicate(self, number: int) -> None:
         """The result of a graph that is known, for one more candidate."""

@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.search.made import SMALL, noisy
+from spinenet_jax.models.graph import GRAPHS
+from tests.search.made import noisy
 
 
 def count(candidate):
@@ -73,8 +74,8 @@ def with_child(candidate):
 
 
 def close_to_base(candidate):
-    """A made reward."""
-    return noisy(candidate.graph, SMALL.base)
+    """A made reward: likeness to SpineNet-49."""
+    return noisy(candidate.graph, GRAPHS['spinenet49'])
 
 
 NO_FUNCTION = 3

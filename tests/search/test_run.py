@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spinenet_jax.errors import UserError
 from spinenet_jax.models.graph import to_text
 from spinenet_jax.search.controller import Evolution, Proposal, Random
 from spinenet_jax.search.history import History
@@ -168,6 +169,18 @@ def test_killed_at_every_line_and_resumed(tmp_path, written):
         again = evolution()
         history.teach(again)
         assert list(again._members) == list(controller._members)
+
+
+def test_a_search_in_which_nothing_works_ends_early(tmp_path):
+    def fate(job, attempt):
+        return Outcome(job.number, 'failed', reason='no data')
+
+    engine = TableEngine(None, fate=fate)
+    with pytest.raises(UserError, match=r'none of 10 candidates .* failed: no data'):
+        search(tmp_path, engine=engine)
+    assert len(engine.ran) == 10
+    engine = TableEngine(reward_of)
+    assert search(tmp_path, engine=engine, candidates=30).evaluated == 30
 
 
 def test_retries_survive_the_head(tmp_path):
