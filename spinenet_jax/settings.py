@@ -141,7 +141,11 @@ TABLE: dict[str, Field | dict[str, Field]] = {
     'task': Field('detection', choice('detection', 'classification'), 'what is learned'),
     'model': {
         'backbone': Field('spinenet', choice('spinenet', 'resnet_fpn'), 'kind of backbone'),
-        'graph': Field('spinenet49', choice('spinenet49', 'r0_sp53'), 'wiring; spinenet only'),
+        'graph': Field(
+            'spinenet49',
+            text(empty=False),
+            'wiring: a name, a path that ends in .json, or blocks as text; spinenet only',
+        ),
         'depth': Field(50, choice(50, 101, 152), 'layers; resnet_fpn only'),
         'width': Field(1.0, number(0, 8, above=True), 'multiplies the filters of every block'),
         'resample_alpha': Field(

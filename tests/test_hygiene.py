@@ -47,6 +47,7 @@ ARROWS = {
     'prediction': 'inference evaluation parallel data errors',
     'prediction_files': 'tasks inference prediction data errors',
     'launch': 'training console interrupts errors',
+    'search': 'training analysis models data settings files errors',
 }
 LIBRARY_PARTS = (
     'ops',

@@ -5,14 +5,14 @@ import math
 
 import pytest
 from ml_collections import ConfigDict
+from spinenet_jax.models.norm import ACTIVATIONS
 
 from configs import common
 from spinenet_jax import settings
 from spinenet_jax.data.build import SOURCES
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import DTYPES
-from spinenet_jax.models.graph import BASE_FILTERS, GRAPHS
-from spinenet_jax.models.norm import ACTIVATIONS
+from spinenet_jax.models.graph import BASE_FILTERS
 from spinenet_jax.models.resnet import DEPTHS, STAGE_FILTERS
 
 FIELDS = dict(settings.fields())
@@ -154,7 +154,6 @@ def test_fields_that_are_unknown_or_missing_are_named():
 def test_choices_are_those_that_the_code_knows():
     config = common.get_config()
     for name, known in {
-        'model.graph': GRAPHS,
         'model.depth': DEPTHS,
         'model.dtype': DTYPES,
         'model.activation': ACTIVATIONS,

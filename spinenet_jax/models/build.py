@@ -65,7 +65,7 @@ def build_backbone(
         return ResNetFPN(resnet, layers, channels=config.endpoint_channels, levels=levels)
     _choose({'spinenet': None, 'resnet_fpn': None}, config.backbone, 'backbone')
     _choose({'chain': None, 'single': None}, config.pooling, 'pooling')
-    graph = _choose(graphs.GRAPHS, config.graph, 'graph')
+    graph = graphs.load(config.graph)
     graphs.validate(graph, *levels)
     return SpineNet(
         graph,

@@ -15,6 +15,7 @@ from spinenet_jax.data.batch import Batch, Category, Source, check_categories
 from spinenet_jax.data.build import build_source, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
 from spinenet_jax.lowering.policy import policy_of
+from spinenet_jax.models.graph import resolve
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
@@ -54,11 +55,16 @@ class Experiment:
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
-    """Read the data, build model and task; resolves `model.num_classes` 0 in the config itself.
+    """Read the data, build model and task.
+
+    Resolves in the config itself what it has from elsewhere, so that config.json says it all:
+    `model.num_classes` 0, and a `model.graph` that is a file.
 
     Raises:
       UserError: in one line, whatever the config asks for and cannot have.
     """
+    if config.model.backbone == 'spinenet':
+        config.model.graph = resolve(config.model.graph)
     # Refuses bad settings before the data is read, which may take minutes.
     needs = build_task(config).rows.needs
     train = build_source(config.data, 'train', config.model.num_classes, needs)
