@@ -98,7 +98,10 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
             raise
         logging.warning('%s: it is written anew', error)
         return ''
-    changes = distributed.differences(old, new) if isinstance(old, dict) else []
+    if old is not None and not (isinstance(old, dict) and set(FIXED) <= old.keys()):
+        logging.warning('%s holds something else than settings: it is written anew', path)
+        return ''
+    changes = distributed.differences(old, new) if old is not None else []
     lines = [(key, f'{key}: {before!r} -> {after!r}') for key, before, after in changes]
     fixed = [line for key, line in lines if key.split('.')[0] in FIXED]
     if fixed and committed_steps(folder / FOLDER):
