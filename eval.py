@@ -42,18 +42,19 @@ def evaluate() -> list[str]:
 
     workdir = flags.FLAGS.workdir
     trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
-    source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
+    config, needs = trained.config, trained.task.rows.needs
+    source = build_source(config.data, _SPLIT.value, config.model.num_classes, needs)
     check_categories(trained.categories, source.categories)
-    result = runner.evaluate(trained.config, trained, source, trained.eval_step)
+    result = runner.evaluate(config, trained.task, trained, source, trained.eval_step)
     if jax.process_index() == 0:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
         print(report.table(result))
         facts = {'step': trained.step, 'split': source.name}
-        own = source.name == trained.config.data.eval_split
+        own = source.name == config.data.eval_split
         folder = _OUTPUT.value or report.folder_of(workdir, '' if own else source.name)
         report.write_files(folder, result, facts)
         print(f'results are in {folder}')
-    return report.mismatches(result.metrics, trained.config.eval.expected)
+    return report.mismatches(result.metrics, config.eval.expected)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.coco import rounded
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.files import DamagedFileError, absolute, read_json, write_json
 
@@ -51,7 +52,7 @@ def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if result.detections is not None:
-        write_json(folder / DETECTIONS, result.detections)
+        write_json(folder / DETECTIONS, [*map(rounded, result.detections)])
     if result.metrics:
         counts = {'images': result.images, 'skipped': result.skipped}
         results = {**result.metrics, **facts, **counts, 'per_class': result.per_class}

@@ -18,10 +18,14 @@ from typing import NamedTuple
 
 import jax
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
+from spinenet_jax import console, settings
+from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
+from spinenet_jax.parallel import replicate, unreplicate
 from spinenet_jax.training import agreement, distributed, finite, optim, workdir
 from spinenet_jax.training.checkpoint import Best, Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
@@ -29,17 +33,11 @@ from spinenet_jax.training.feed import device_batches
 from spinenet_jax.training.metrics import MetricsLog, NonFiniteError, StepMonitor
 from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
-from spinenet_jax.training.state import (
-    TrainState,
-    create_state,
-    empty_state,
-    replicate,
-    unreplicate,
-)
+from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import transfer
 
-MAIN_METRICS = ('AP', 'top1')  # what 'best' is measured by, the first that an evaluation has
+MOST_STEPS = 2**31 - 1  # a step is an int32
 
 
 class RunResult(NamedTuple):
@@ -52,14 +50,28 @@ class RunResult(NamedTuple):
 def train(config: ConfigDict, workdir_path: str | os.PathLike) -> RunResult:
     """Train as the config says; the same command on the same workdir continues.
 
-    Leaves config.json, environment.json, categories.json, metrics.jsonl, TensorBoard events,
-    checkpoints/, pictures/ and, at the end, results.json and detections.json in the workdir.
-    Raises UserError for what the user can put right, RunError for a broken world, and
-    NonFiniteError, which is one, if the loss is lost.
+    Leaves config.json, environment.json, categories.json, metrics.jsonl, train.log, TensorBoard
+    events, checkpoints/, pictures/ and, at the end, results.json and detections.json in the
+    workdir.
+
+    Raises:
+      UserError: what the user can put right.
+      RunError: a broken world; NonFiniteError, which is one, if the loss is lost.
     """
-    with workdir.owned(workdir_path) as folder:  # before the data is read: it may take a while
+    settings.check(config)
+    with workdir.owned(workdir_path) as folder, _log_file(folder):
+        for line in settings.remarks(config):
+            logging.warning('%s', line)
         agreement.compare_start(config)
         return run(config, folder, build_experiment(config), PreemptionWatch())
+
+
+def _log_file(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
+    """train.log of process 0, train-1.log of process 1; none in a bucket, which cannot append."""
+    if '://' in os.fspath(folder):
+        return contextlib.nullcontext()
+    index = jax.process_index()
+    return console.log_file(folder / (f'train-{index}.log' if index else 'train.log'))
 
 
 class _Plan(NamedTuple):
@@ -92,17 +104,19 @@ class _Scorer:
         The line in metrics.jsonl comes last: it says that nothing of this evaluation is missing.
         """
         step = int(state.step)
+        logging.info('evaluating step %d', step)
         result = self._experiment.evaluate(state)
-        main = next((name for name in MAIN_METRICS if name in result.metrics), None)
+        main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
         logging.info('evaluation at step %d: %s (%.0f s)', step, words, result.seconds)
         self._checkpoints.wait()  # what is called the best must be there
-        if main is not None and self._checkpoints.note_evaluation(step, main, result.metrics[main]):
-            logging.info('step %d is the best so far: %s %.4f', step, main, result.metrics[main])
+        value = result.metrics.get(main)  # missing where the split has no annotations
+        if value is not None and self._checkpoints.note_evaluation(step, main, value):
+            logging.info('step %d is the best so far: %s %.4f', step, main, value)
         if jax.process_index() == 0:
-            source, count = self._experiment.eval_source, self._config.eval.pictures
-            if count and source is not None and result.detections is not None:
-                write_pictures(self._folder, step, source, result.detections, count)
+            source = self._experiment.eval_source
+            if source is not None:
+                write_pictures(self._folder, step, self._experiment.task, source, result.examples)
             if last:
                 self._write_results(step, result)
         line = {f'eval/{name}': value for name, value in result.metrics.items()}
@@ -117,7 +131,7 @@ class _Scorer:
 
     def _has_results(self, step: int) -> bool:
         """Whether the files of the last evaluation can be read, as far as it has them."""
-        if not any(self._log.has(step, f'eval/{name}') for name in MAIN_METRICS):
+        if not self._log.has(step, f'eval/{self._experiment.task.main_metric}'):
             return True
         problem = report.problem(self._folder)
         if problem:
@@ -187,12 +201,13 @@ def run(
         stack.enter_context(preemption)
         stack.callback(checkpoints.close)
         distributed.note_folder(os.fspath(checkpoints.folder), lambda: checkpoints.latest_step)
+        logging.info('building the model and compiling its step, which may take a minute or more')
         state = _first_state(config, checkpoints, experiment, optimizer)
         agreement.compare_state(state)
         start = int(state.step)
         log = MetricsLog(folder, start)
         stack.callback(log.close)
-        checkpoints.settle_best(_evaluations(log))
+        checkpoints.settle_best(_evaluations(log, experiment.task.main_metric))
         _log_start(config, experiment, plan, state)
         monitor = StepMonitor(
             log,
@@ -217,7 +232,7 @@ def run(
             seed=config.seed,
             accumulate_steps=config.optim.accumulate_steps,
         )
-        batches = device_batches(experiment.batches(start), experiment.task.device_keys_train)
+        batches = device_batches(experiment.batches(start), experiment.task.rows.train.fields)
         try:
             result = _steps(state, batches, step_function, plan, helpers)
         except NonFiniteError as error:
@@ -271,13 +286,9 @@ def _steps(
     return RunResult(state, finished=True)
 
 
-def _evaluations(log: MetricsLog) -> list[Best]:
+def _evaluations(log: MetricsLog, metric: str) -> list[Best]:
     """The evaluations that a run has written down, by the metric that the best is judged by."""
-    for name in MAIN_METRICS:
-        found = [Best(step, name, value) for step, value in log.values(f'eval/{name}')]
-        if found:
-            return found
-    return []
+    return [Best(step, metric, value) for step, value in log.values(f'eval/{metric}')]
 
 
 def _warn_unreadable(experiment: Experiment) -> None:
@@ -287,14 +298,19 @@ def _warn_unreadable(experiment: Experiment) -> None:
 
 
 def _plan(config: ConfigDict, image_count: int) -> _Plan:
-    """Steps from epochs; UserError where a batch cannot be cut into equal parts."""
+    """Steps from epochs, at least one; UserError where a batch cannot be cut into equal parts."""
     batch_size = config.train.batch_size
     check_batch_size(batch_size, jax.device_count(), config.optim.accumulate_steps)
     steps = optim.steps_per_epoch(image_count, batch_size)
+    every = config.train.eval_every_epochs
+    if config.train.epochs * steps >= MOST_STEPS:
+        raise UserError(
+            f'train.epochs={config.train.epochs:g} of {steps} steps: a run has at most 2^31 steps'
+        )
     return _Plan(
         steps_per_epoch=steps,
-        total=round(config.train.epochs * steps),
-        eval_every=round(config.train.eval_every_epochs * steps),
+        total=max(1, round(config.train.epochs * steps)),
+        eval_every=max(every > 0, round(every * steps)),  # never 0 unless asked for
         save_every=config.train.checkpoint_every_steps,
     )
 
@@ -303,7 +319,7 @@ def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: T
     """What is about to be trained, on what."""
     for line in experiment.reports:
         logging.info('data: %s', line)
-    optim.log_schedule(config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total)
+    optim.log_scaling(config.optim, config.train.batch_size)
     logging.info(
         '%s parameters, %d images, %d steps of %d images on %d x %s',
         f'{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}',

@@ -1,7 +1,6 @@
 """Writes the numbers of a run: metrics.jsonl, TensorBoard events, and what a person sees.
 
-A bar on a terminal, plain lines elsewhere. The numbers themselves come from step.py and from
-evaluation.
+On a terminal there is a progress bar below the log lines; the lines are the same everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ from spinenet_jax.files import (
 )
 
 FILE = 'metrics.jsonl'
-BAR_NAMES = ('loss', 'class_loss', 'box_loss', 'learning_rate')
+SHOWN = ('loss', 'class_loss', 'box_loss', 'learning_rate')
+BAR = '{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
 
 
 class NonFiniteError(RunError):
@@ -98,43 +98,45 @@ class StepMonitor:
     """
 
     def __init__(
-        self, log: MetricsLog, *, start_step: int, total_steps: int, steps_per_epoch: int,
-        batch_size: int, log_every: int,
-    ) -> None:  # fmt: skip
-        self._log, self._log_every, self._batch_size = log, max(1, log_every), batch_size
+        self,
+        log: MetricsLog,
+        *,
+        start_step: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        log_every: int,
+    ) -> None:
+        """Shows nothing before the first step is done: until then there is only compilation."""
+        self._log, self._log_every, self._batch_size = log, log_every, batch_size
         self._total, self._steps_per_epoch = total_steps, steps_per_epoch
         self._pending: tuple[int, Any] | None = None
         self._clock: tuple[int, float] | None = None  # (step, time) that the speed counts from
+        self._bar: tqdm | None = None
         self.last: dict[str, float] = {}
-        self._bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            desc='train',
-            unit='step',
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty() or jax.process_index() != 0,
-        )
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Note the step just started, and handle the one before; raises NonFiniteError for that."""
+        """Notes the step just started, and handles the one before; NonFiniteError for that."""
         before, self._pending = self._pending, (step, metrics)
         if before is not None:
             self._handle(*before)
 
     def flush(self) -> None:
-        """Handle the newest step too; after it, the state is known to be finite."""
+        """Handles the newest step too; after it, the state is known to be finite."""
         before, self._pending = self._pending, None
         if before is not None:
             self._handle(*before)
+        self._close_bar()
 
     def pause(self) -> None:
         """What follows until the next step (evaluation, compilation) is no training time."""
         self._clock = None
 
     def close(self) -> None:
-        self._bar.close()
+        """Removes the progress bar."""
+        self._close_bar()
 
-    def _handle(self, step, metrics) -> None:
+    def _handle(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         fetched = jax.device_get({k: v.addressable_shards[0].data for k, v in metrics.items()})
         values = {name: float(value[0]) for name, value in fetched.items()}
         if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
@@ -144,12 +146,9 @@ class StepMonitor:
             )
         self.last = values
         speed = self._speed(step)
-        shown = {name: f'{values[name]:.4g}' for name in BAR_NAMES if name in values}
-        shown['epoch'] = f'{step / self._steps_per_epoch:.2f}'
-        if speed:
-            shown['images/s'] = f'{speed:.1f}'
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
+        losses = [f'{name} {values[name]:.4g}' for name in SHOWN if name in values]
+        pace = self._pace(step, speed)
+        self._move_bar(step, [losses[0], *pace])
         if step % self._log_every and step != self._total:
             return
         extra = {'epoch': step / self._steps_per_epoch}
@@ -157,10 +156,11 @@ class StepMonitor:
             extra['images_per_second'] = round(speed, 2)
             self._clock = (step, time.monotonic())
         self._log.write(step, values | extra)
-        if self._bar.disable and jax.process_index() == 0:
-            self._print(step, shown, speed)
+        if jax.process_index() == 0:
+            words = [*losses, f'epoch {step / self._steps_per_epoch:.2f}', *pace]
+            logging.info('step %d/%d %s', step, self._total, ', '.join(words))
 
-    def _speed(self, step) -> float:
+    def _speed(self, step: int) -> float:
         """Images a second since the clock was last set; 0 where there is no interval yet."""
         now = time.monotonic()
         if self._clock is None:
@@ -169,14 +169,33 @@ class StepMonitor:
         since, then = self._clock
         return (step - since) * self._batch_size / max(now - then, 1e-9)
 
-    def _print(self, step, shown, speed) -> None:
-        """The bar's content as a line, with the time left."""
-        words = ', '.join(f'{name} {value}' for name, value in shown.items())
-        left = ''
-        if speed:
-            seconds = (self._total - step) * self._batch_size / speed
-            left = f', {tqdm.format_interval(seconds)} left'
-        logging.info('step %d/%d: %s%s', step, self._total, words, left)
+    def _pace(self, step: int, speed: float) -> list[str]:
+        """Speed and time left in words; nothing before there is a speed."""
+        if not speed:
+            return []
+        seconds = (self._total - step) * self._batch_size / speed
+        return [f'images/s {speed:.1f}', f'{tqdm.format_interval(seconds)} left']
+
+    def _move_bar(self, step: int, words: list[str]) -> None:
+        """Opens the bar at the first step after a pause, then moves it."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._total,
+                initial=step - 1,
+                desc='train',
+                bar_format=BAR,
+                dynamic_ncols=True,
+                leave=False,
+                disable=not sys.stderr.isatty() or jax.process_index() != 0,
+            )
+        self._bar.set_postfix_str(', '.join(words), refresh=False)
+        self._bar.update()
+
+    def _close_bar(self) -> None:
+        """Makes room for the lines and the bar of an evaluation."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
 def _plain(value: float) -> float | None:

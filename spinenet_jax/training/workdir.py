@@ -19,6 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import (
     DamagedFileError,
@@ -98,10 +99,14 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
             raise
         logging.warning('%s: it is written anew', error)
         return ''
-    if old is not None and not (isinstance(old, dict) and set(FIXED) <= old.keys()):
+    if old is None:
+        return ''
+    if not (isinstance(old, dict) and set(FIXED) <= old.keys()):
         logging.warning('%s holds something else than settings: it is written anew', path)
         return ''
-    changes = distributed.differences(old, new) if old is not None else []
+    # Over today's defaults: a workdir from before a setting existed has its default.
+    old = json.loads(settings.from_saved(old, str(path))[0].to_json())
+    changes = distributed.differences(old, new)
     lines = [(key, f'{key}: {before!r} -> {after!r}') for key, before, after in changes]
     fixed = [line for key, line in lines if key.split('.')[0] in FIXED]
     if fixed and committed_steps(folder / FOLDER):

@@ -341,3 +341,15 @@ def test_workdir_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'--workdir=.*file: cannot be written'):
         loop.train(tiny_config(), tmp_path / 'file')
+
+
+@pytest.mark.parametrize(('epochs', 'steps'), [(0.5, 2), (0.001, 1)])
+def test_a_part_of_an_epoch_is_a_run_of_at_least_one_step(tmp_path, epochs, steps):
+    config = tiny_config(epochs=epochs, eval_every_epochs=0.3)
+    assert int(go(tmp_path, config=config).state.step) == steps
+    assert [x['step'] for x in metrics(tmp_path) if 'eval/AP' in x] == list(range(1, steps + 1))
+
+
+def test_a_run_of_more_steps_than_can_be_counted_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r'train\.epochs=1e\+09 of 4 steps'):
+        go(tmp_path, config=tiny_config(epochs=1e9))
