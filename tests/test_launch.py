@@ -35,7 +35,7 @@ def start(*words):
         ((COCO, 'extra'), "unexpected argument 'extra'"),
         ((), '--config must have a value'),
         (('--config=',), '--config is empty'),
-        (('--config=README.md',), 'README.md:23: not a Python file that gives a config'),
+        (('--config=README.md',), ': not a Python file that gives a config'),
         (('--config=docs/spinenet49.png',), 'spinenet49.png:1: not a Python file'),
         (('--config=configs',), '--config=configs: not a file'),
         (('--config=tools/tpu_table.py',), 'has no function get_config()'),

@@ -142,6 +142,7 @@ def assign(
       `Regions` over all M, and bool[M] which of them are background.
     """
     regions = lax.stop_gradient(jnp.where(region_valid[:, None], regions, 0.0))
+    labels = jnp.asarray(labels)
     found = match(regions, boxes, valid)
     positive = found.overlap > iou if strict else found.overlap >= iou
     positive &= region_valid

@@ -15,7 +15,7 @@ NARROW = Scaling(0.125, 0.5, 1, 24, 24, 1)
 
 
 def traced(graph, scaling, image_size):
-    layers = build_layers(model_config(), None, 'gpu')
+    layers = build_layers(model_config(), axis_name=None)
     backbone = SpineNet(
         graph,
         layers,
