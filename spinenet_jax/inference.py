@@ -39,7 +39,7 @@ class Trained:
     """
 
     config: ConfigDict
-    task: Task[Any, Any, Any]
+    task: Task
     eval_step: EvalStep
     params: optax.Params
     batch_stats: optax.Params
