@@ -47,7 +47,7 @@ ARROWS = {
     'prediction': 'inference evaluation parallel data errors',
     'prediction_files': 'tasks inference prediction data errors',
     'launch': 'training console interrupts errors',
-    'search': 'training analysis models data settings files errors',
+    'search': 'launch inference training analysis models data settings files errors',
 }
 LIBRARY_PARTS = (
     'ops',
