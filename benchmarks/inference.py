@@ -1,4 +1,4 @@
-"""How long does detecting on one batch take, and what share of it is post-processing?
+"""Times detection on one batch: the network, post-processing, and its share of the whole.
 
     python benchmarks/inference.py --config=configs/retinanet.py:49-B --batch_size=1
 
@@ -6,7 +6,7 @@ Times the network alone, the network with post-processing, post-processing alone
 crowded as a busy photograph's (100 detections among thousands of candidates) and, of that,
 suppression alone. Images are random and already on the device; `photo_ms` is the whole way of one
 photograph of 640 x 480, from the bytes of its JPEG to detections on the host (batch 1 only). Prints
-one JSON line, also appended to benchmarks/logs/inference.jsonl.
+one JSON line; with --record it is also appended to benchmarks/logs/inference.jsonl.
 """
 
 import functools
@@ -26,7 +26,7 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration to time
 flags.mark_flag_as_required('config')
 _BATCH = flags.DEFINE_integer('batch_size', 1, 'images')
 _REPEATS = flags.DEFINE_integer('repeats', 10, 'calls timed, after one that is not')
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+_RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 
 def photo(task, whole, variables):
@@ -59,13 +59,15 @@ def measure(config):
 
     from benchmarks.synthetic import crowded_outputs
     from benchmarks.timing import median_seconds
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.ops import nms
     from spinenet_jax.tasks.build import build_task, build_task_model
     from spinenet_jax.tasks.detection import DetectionTask
     from spinenet_jax.training import optim
     from spinenet_jax.training.state import create_state
 
-    task, model = build_task(config), build_task_model(config, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=None, policy=policy)
     if not isinstance(task, DetectionTask):
         raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)
@@ -111,7 +113,7 @@ def main():
         'batch_size': _BATCH.value,
         'dtype': config.model.dtype,
     }
-    machine.record('inference', facts | measure(config), _LOG.value)
+    machine.report('inference', facts | measure(config), _RECORD.value)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import peer_worker as worker
 
 from configs import retinanet
 from spinenet_jax.analysis.cost import config_cost
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS, replicate, shard
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.training import optim
@@ -44,7 +45,8 @@ def crowd(variables: dict, network, x: jax.Array) -> dict:
 def compiled_step(spec: worker.Spec):
     """(the compiled training step, its state, a batch)."""
     config = settings(spec, spec.train_size)
-    task, model = build_task(config), build_task_model(config, axis_name=AXIS)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy)
     optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
     device = jax.devices()[:1]
     state = replicate(create_state(model, optimizer, task.image_size, seed=0), device)
@@ -87,7 +89,8 @@ class Training:
 def build(spec: worker.Spec) -> worker.Peer:
     """Everything compiled on the first call of each measure, training at once."""
     config = settings(spec, spec.image_size)
-    task, model = build_task(config), build_task_model(config, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
     variables = jax.jit(lambda: model.init(jax.random.key(0), one, train=False))()
     network = jax.jit(lambda v, x: model.apply(v, x, train=False))

@@ -13,14 +13,17 @@ def training_step(config, remat=False):
     Returns:
       (step, state, batch): `step(state, batch)` gives the next state, and gives this one away.
     """
+    import jax
 
     from spinenet_jax import parallel
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.tasks.build import build_task, build_task_model
     from spinenet_jax.training.programs import config_train_step
     from spinenet_jax.training.state import create_state
 
     task = build_task(config)
-    model = build_task_model(config, axis_name=parallel.AXIS, remat=remat)
+    policy = policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=parallel.AXIS, policy=policy, remat=remat)
     step, optimizer = config_train_step(config, model, task)
     state = parallel.replicate(create_state(model, optimizer, task.image_size, seed=0))
     batch = random_batch(task.rows.train.fields, config.train.batch_size, config.model.num_classes)

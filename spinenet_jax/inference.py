@@ -19,6 +19,7 @@ from spinenet_jax import settings
 from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
@@ -92,7 +93,8 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
             raise UserError(f'{workdir}: no categories.json, so set --config.model.num_classes')
         config.model.num_classes = 1 + max(c.label for c in categories)
     task = build_task(config)
-    model = build_task_model(config, axis_name=AXIS)
+    policy = policy_of(jax.local_devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy)
     images = jax.ShapeDtypeStruct((1, *task.image_size, 3), jnp.float32)
     wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     _check_fits(wanted, variables, f'checkpoint {step} in {workdir}')

@@ -1,7 +1,7 @@
 """Runs a trained model on image files that belong to no data set.
 
 Finds and reads the images and runs the model in batches. Loading the model is left to `inference`,
-records and pictures to the task.
+records and pictures to the task, writing files to `prediction_files`.
 """
 
 import dataclasses
@@ -23,6 +23,8 @@ from spinenet_jax.evaluation.runner import Variables
 from spinenet_jax.inference import Trained
 
 SMALLEST_PICTURE = 640  # pixels of the longer side; below it, labels would hide the image
+LARGEST_PICTURE = 65_500  # pixels of the longer side; a JPEG holds no more
+HELD_PIXELS = 2**28  # of decoded images, 800 MB; a batch of larger ones is not filled up
 Found = TypeVar('Found')
 
 
@@ -56,8 +58,7 @@ def find_images(patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
         if os.path.isdir(pattern):
-            names = sorted(n for n in os.listdir(pattern) if n.lower().endswith(SUFFIXES))
-            paths = [os.path.join(pattern, name) for name in names]
+            paths = [os.path.join(pattern, name) for name in _names(pattern)]
         elif os.path.isfile(pattern):
             paths = [pattern]
         else:
@@ -66,6 +67,14 @@ def find_images(patterns: Iterable[str]) -> list[str]:
             raise UserError(f'--images={pattern}: no image there')
         found.update(dict.fromkeys(paths))
     return list(found)
+
+
+def _names(folder: str) -> list[str]:
+    """The image files of a folder, by suffix."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise UserError(f'--images={folder}: cannot be listed ({error.strerror})') from error
 
 
 def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
@@ -80,8 +89,7 @@ def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
     size = devices * math.ceil(wanted / devices)
     variables = {'params': trained.params, 'batch_stats': trained.batch_stats}
     variables = parallel.replicate(variables)
-    for start in range(0, len(paths), size):
-        read = [_read(path) for path in paths[start : start + size]]
+    for read in _batches(paths, size, trained.config.data.max_pixels):
         images = [p.image for p in read if p.image is not None]
         rows = _run(trained, variables, images, size) if images else iter(())
         for prediction in read:
@@ -93,24 +101,28 @@ def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
 
 def picture_side(image: np.ndarray) -> int:
     """The longer side of the picture of an image, pixels: small images are enlarged."""
-    return max(SMALLEST_PICTURE, *image.shape[:2])
+    return min(max(SMALLEST_PICTURE, *image.shape[:2]), LARGEST_PICTURE)
 
 
-def picture_name(path: str, taken: set[str]) -> str:
-    """A name for the picture of `path` that is not in `taken`, and is added to it."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    name, number = f'{stem}.jpg', 1
-    while name in taken:
-        number += 1
-        name = f'{stem}_{number}.jpg'
-    taken.add(name)
-    return name
+def _batches(paths: Sequence[str], size: int, max_pixels: int) -> Iterator[list[Prediction]]:
+    """At most `size` images at a time, fewer where they are so large that memory would not do."""
+    batch: list[Prediction] = []
+    pixels = 0
+    for path in paths:
+        batch.append(_read(path, max_pixels))
+        image = batch[-1].image
+        pixels += 0 if image is None else image.shape[0] * image.shape[1]
+        if len(batch) == size or pixels >= HELD_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
-def _read(path: str) -> Prediction:
+def _read(path: str, max_pixels: int) -> Prediction:
     """The image without anything found in it yet."""
     try:
-        return Prediction(path, read_image(path))
+        return Prediction(path, read_image(path, None, max_pixels))
     except BadImageError as error:
         return Prediction(path, None, problem=str(error))
 

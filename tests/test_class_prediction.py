@@ -16,7 +16,7 @@ from spinenet_jax.tasks.records import ClassRecords
 from spinenet_jax.training.step import make_eval_step
 
 CATEGORIES = [Category(1, 101, 'dark'), Category(2, 102, 'bright')]
-SETTINGS = {'eval': {'batch_size': 4}}
+SETTINGS = {'data': {'max_pixels': 10**6}, 'eval': {'batch_size': 4}}
 
 
 class Mean(nn.Module):

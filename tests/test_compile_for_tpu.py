@@ -176,7 +176,7 @@ def test_evaluation_step_with_post_processing_compiles():
 )
 def test_what_cannot_be_compiled_is_refused_in_a_line(arguments, words):
     pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
-    script = [sys.executable, 'tools/compile_for_tpu.py', '--config=configs/digits.py', '--log=']
+    script = [sys.executable, 'tools/compile_for_tpu.py', '--config=configs/digits.py']
     command = [*script, '--topology=v3:2x2x1', *arguments]
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1'}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     """A workdir as a run leaves it, with weights that are all one half."""
     folder = absolute(tmp_path_factory.mktemp('run'))
     config = small_config()
-    model = build_model(config.model)
+    model = build_model(config.model, task=config.task, axis_name=None)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     halves = jax.tree.map(lambda s: np.full(s.shape, 0.5, s.dtype), shapes)

@@ -1,5 +1,7 @@
 """From image files to records and pictures, with a detector that needs no training."""
 
+import os
+
 import cv2
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,10 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.inference import Trained
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.detection import DetectionTask
-from spinenet_jax.tasks.records import DetectionRecords
+from spinenet_jax.tasks.records import DetectionRecords, Detections
 from spinenet_jax.training.step import make_eval_step
 
-SETTINGS = {'eval': {'batch_size': 4}}
+SETTINGS = {'data': {'max_pixels': 2_000_000}, 'eval': {'batch_size': 4}}
 CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]
 
 
@@ -142,7 +144,38 @@ def test_boxes_below_the_threshold_are_not_drawn(trained, photos):
     assert (picture(trained, found, 0.1) != found.image).any()
 
 
-def test_pictures_of_equal_names_do_not_overwrite_each_other():
-    taken = set()
-    names = [prediction.picture_name(p, taken) for p in ('a/x.jpg', 'b/x.png', 'x.jpg', 'y.jpg')]
-    assert names == ['x.jpg', 'x_2.jpg', 'x_3.jpg', 'y.jpg']
+def test_pictures_are_never_larger_than_a_jpeg(trained):
+    image = np.zeros((4, 70_000, 3), np.uint8)
+    box = np.float32([[0, 10, 4, 60_000]])
+    detections = Detections(box, np.float32([0.9]), np.int32([1]))
+    drawn = picture(trained, prediction.Prediction('long.png', image, detections), 0.3)
+    assert drawn.shape == (4, 65_500, 3)
+    assert cv2.imencode('.jpg', drawn)[0]
+
+
+def test_special_files_and_images_of_too_many_pixels_are_skipped(trained, photos):
+    os.mkfifo(photos / 'g.jpg')
+    (photos / 'h.jpg').mkdir()
+    cv2.imwrite(str(photos / 'i.png'), np.zeros((2001, 1000), np.uint8))
+    os.symlink('/dev/zero', photos / 'j.jpg')
+    os.symlink(photos / 'j.jpg', photos / 'k.jpg')
+    names = 'ghijk'
+    paths = [path for path in prediction.find_images([str(photos)]) if path[-5] in names]
+    assert len(paths) == 5
+    problems = [found.problem for found in prediction.predict(trained, paths)]
+    assert problems == [
+        'not a regular file',
+        'not a regular file',
+        'it has 1000x2001 pixels, more than 2,000,000 (data.max_pixels)',
+        'not a regular file',
+        'not a regular file',
+    ]
+
+
+def test_batches_of_large_images_are_not_filled_up(photos, monkeypatch):
+    paths = prediction.find_images([str(photos)])  # 2,400, 660, 1,170,000, 64, broken, 900 pixels
+    batches = list(prediction._batches(paths, 4, 2_000_000))
+    assert [[p.path for p in batch] for batch in batches] == [paths[:4], paths[4:]]
+    monkeypatch.setattr(prediction, 'HELD_PIXELS', 3000)
+    batches = list(prediction._batches(paths, 4, 2_000_000))
+    assert [len(batch) for batch in batches] == [2, 1, 3]

@@ -9,9 +9,11 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from spinenet_jax.errors import UserError
+from absl import flags
+
+from spinenet_jax import launch
 from spinenet_jax.models.graph import load, validate
 from spinenet_jax.search import drawing
 
@@ -20,22 +22,16 @@ GRAPH = flags.DEFINE_string('graph', 'spinenet49', 'Name, text or JSON file of w
 OUTPUT = flags.DEFINE_string('output', '', 'Path without suffix; docs/<name of graph> by default.')
 
 
-def main(argv: list[str]) -> int:
+def main() -> None:
     """Writes the drawing as SVG and PNG."""
-    del argv
-    try:
-        graph = load(GRAPH.value)
-        validate(graph)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    graph = load(GRAPH.value)
+    validate(graph)
     stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name))
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix('.svg').write_bytes(drawing.svg(graph))
     stem.with_suffix('.png').write_bytes(drawing.png(graph))
     print(f'wrote {stem}.svg and .png')
-    return 0
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

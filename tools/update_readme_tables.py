@@ -1,6 +1,6 @@
 """Fills the generated parts of README.md and docs/benchmarks.md from logs and from the models.
 
-    python tools/update_readme_tables.py [--check]
+    python tools/update_readme_tables.py
 
 A generated part stands between two comments, the first of which says where it comes from:
 
@@ -9,7 +9,7 @@ A generated part stands between two comments, the first of which says where it c
     <!-- begin text benchmarks/logs/x.txt -->               a log as it is
     <!-- end -->
 
-A log that does not exist reads "not run".
+A log that does not exist reads "not run". tools/check_generated_pages.py only compares.
 """
 
 import json
@@ -17,11 +17,12 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from spinenet_jax import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ('README.md', 'docs/benchmarks.md')
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if a page is out of date.')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 
@@ -89,18 +90,12 @@ def _show(value: object) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def main(argv: list[str]) -> None:
-    """Rewrites the pages, or compares them."""
-    del argv
-    sys.path.insert(0, str(ROOT))
+def main() -> None:
+    """Rewrites the pages."""
     for name in PAGES:
         path = ROOT / name
-        old = path.read_text()
-        new = fill(old, ROOT)
-        if CHECK.value and new != old:
-            sys.exit(f'{name} is out of date: run python tools/update_readme_tables.py')
-        path.write_text(new)
+        path.write_text(fill(path.read_text(), ROOT))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

@@ -67,7 +67,7 @@ def model_cost(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]
 
     Args:
       model: called as `model(images, train=False)`, float32 or bfloat16. Counted as it is
-        formulated; built for 'gpu', its convolutions are plain ones.
+        formulated; with the policy `PLAIN`, its convolutions are plain ones.
       image_size: pixels.
 
     Returns:
@@ -90,7 +90,7 @@ def model_cost(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]
 
 def config_cost(config: ConfigDict) -> dict[str, Cost]:
     """`model_cost` of a config's model at its input size, plainly formulated, on any machine."""
-    model = build_task_model(config, axis_name=None, platform='gpu')
+    model = build_task_model(config, axis_name=None)
     return model_cost(model, tuple(config.data.image_size))
 
 

@@ -1,4 +1,4 @@
-"""How is a prepared TFDS data set read by position, without TensorFlow?
+"""Reads a prepared TFDS detection data set by position, without TensorFlow.
 
 `coco/2017` and any data set with its features (image, objects/bbox, objects/label), prepared as
 ArrayRecord:
@@ -75,6 +75,7 @@ class TfdsSource:
         size = stored_size(example['image'])
         boxes, labels, crowd = _objects(example['objects'], size)
         good = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        good &= self._known(labels)
         return Record(
             image=example['image'],
             image_id=int(example.get('image/id', index)),
@@ -109,7 +110,8 @@ class TfdsSource:
             images.append({'id': image_id, 'height': h, 'width': w})
             boxes, labels, crowd = _objects(example['objects'], (h, w))
             areas = example['objects'].get('area')
-            for n, (y, x, y2, x2) in enumerate(boxes.tolist()):
+            for n in np.flatnonzero(self._known(labels)).tolist():
+                y, x, y2, x2 = boxes[n].tolist()
                 rows.append(
                     {
                         'id': len(rows) + 1,
@@ -122,6 +124,10 @@ class TfdsSource:
                 )
         categories = [{'id': c.id, 'name': c.name} for c in self.categories]
         return {'images': images, 'annotations': rows, 'categories': categories}
+
+    def _known(self, labels: np.ndarray) -> np.ndarray:
+        """bool[n]: whether a TFDS label names a class; TFDS writes -1 for one that is secret."""
+        return (labels >= 0) & (labels < len(self._labels))
 
     def _examples(self) -> Iterator[dict[str, Any]]:
         """All examples in order."""

@@ -1,4 +1,4 @@
-"""How is a prepared TFDS classification data set read by position, without TensorFlow?
+"""Reads a prepared TFDS classification data set by position, without TensorFlow.
 
 `imagenet2012`, `i_naturalist2017` and any data set with the features image and label, prepared as
 ArrayRecord:
@@ -17,7 +17,8 @@ class TfdsLabels:
     """A split of a TFDS classification data set, see `batch.Source`.
 
     TFDS's label k, from 0, is label k + 1 here: 0 is background. A label that the data set keeps
-    secret (TFDS writes -1, as in the test split of `i_naturalist2017`) stays -1.
+    secret (TFDS writes -1, as in the test split of `i_naturalist2017`) stays -1; such an image is
+    neither trained on nor scored.
     """
 
     provides = LABEL

@@ -44,7 +44,7 @@ class DetectionEvaluator:
 
     @property
     def detections(self) -> list[dict[str, Any]]:
-        """All detections as COCO's results format wants them."""
+        """All detections in COCO's results format, not rounded: see `coco.rounded`."""
         return self._coco.detections
 
 

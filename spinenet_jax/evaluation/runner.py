@@ -107,6 +107,8 @@ def evaluate(
         total=len(source),
         desc='evaluate',
         unit='image',
+        delay=0.1,  # no bar before the first batch: until then the step is compiled
+        leave=False,
         disable=None if progress and jax.process_index() == 0 else True,  # None: on terminals only
     ) as bar:
         for rows in _predicted_rows(eval_step, variables, _batches(config, task, source)):

@@ -1,7 +1,7 @@
 """Graphs of scale-permuted backbones as data: blocks, levels and parents, by name, text or file.
 
-The walker that builds a graph is `spinenet.py`; the search, the weight conversion and the drawings
-read the same tables.
+`spinenet.py` builds the network of a graph; the weight conversion and the drawings read the same
+tables.
 """
 
 import json

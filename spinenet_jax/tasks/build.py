@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.data.build import box_rows, label_rows
 from spinenet_jax.errors import UserError
+from spinenet_jax.lowering.policy import PLAIN, Policy
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.classification import ClassificationTask
@@ -30,14 +31,14 @@ def build_task(config: ConfigDict) -> Task[Any, Any, Any]:
 
 
 def build_task_model(
-    config: ConfigDict, *, axis_name: str | None, platform: str = '', remat: bool = False
+    config: ConfigDict, *, axis_name: str | None, policy: Policy = PLAIN, remat: bool = False
 ) -> nn.Module:
     """The model that `config.task` and `config.model` ask for; see `models.build.build_model`."""
     return build_model(
         config.model,
         axis_name=axis_name,
         task=config.task,
-        platform=platform,
+        policy=policy,
         remat=remat,
     )
 
@@ -54,17 +55,16 @@ def _classification(config: ConfigDict) -> ClassificationTask:
 
 
 def _detection(config: ConfigDict) -> DetectionTask:
-    model, evaluation = config.model, config.eval
     return DetectionTask(
         rows=box_rows(config.data),
-        num_classes=model.num_classes,
-        anchor_size=model.anchor_size,
-        levels=(model.min_level, model.max_level),
+        num_classes=config.model.num_classes,
+        anchor_size=config.model.anchor_size,
+        levels=(config.model.min_level, config.model.max_level),
         rules=Rules(
-            score=evaluation.score_threshold,
-            iou=evaluation.nms_iou,
-            candidates=evaluation.max_candidates,
-            detections=evaluation.max_detections,
+            score=config.eval.score_threshold,
+            iou=config.eval.nms_iou,
+            candidates=config.eval.max_candidates,
+            detections=config.eval.max_detections,
             first_class=1,  # 0 is background
         ),
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from spinenet_jax.data.batch import Category, Example, Rows, Source
 from spinenet_jax.evaluation.classification import ClassificationEvaluator
-from spinenet_jax.ops import losses
 from spinenet_jax.ops.images import normalise
 from spinenet_jax.tasks.records import BestClasses, ClassRecords
 from spinenet_jax.tasks.task import Batch, Scalars
@@ -60,7 +60,9 @@ class ClassificationTask:
     def numerators(self, outputs: jax.Array, targets: Targets) -> Scalars:
         """Summed cross-entropy, and the number of right answers."""
         label = targets['label']
-        entropy = losses.cross_entropy(outputs, label, self.label_smoothing)
+        target = jax.nn.one_hot(label, self.num_classes)
+        target = optax.losses.smooth_labels(target, self.label_smoothing)
+        entropy = optax.losses.softmax_cross_entropy(outputs, target)
         right = jnp.argmax(outputs, -1) == label
         return {'entropy': jnp.sum(entropy), 'right': jnp.sum(right, dtype=jnp.float32)}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 
 from spinenet_jax.data.batch import Category, Example, Rows, Source
@@ -92,7 +93,7 @@ class DetectionTask:
             classes = jnp.tile(jnp.arange(self.num_classes), ANCHORS_PER_CELL)
             one_hot = spread(labels, self.num_classes, self.num_classes) == classes
             focal = losses.focal(logits, one_hot.astype(jnp.float32), FOCAL_ALPHA, FOCAL_GAMMA)
-            huber = losses.huber(codes - goal, HUBER_DELTA)
+            huber = optax.losses.huber_loss(codes, goal, delta=HUBER_DELTA)
             totals['class'] += jnp.sum(focal)
             totals['box'] += jnp.sum(jnp.where(spread(positive, 4, 2) > 0, huber, 0.0))
             start = stop

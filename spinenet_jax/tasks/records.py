@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spinenet_jax.data.batch import Category, Example
-from spinenet_jax.evaluation.coco import to_xywh
+from spinenet_jax.evaluation.coco import rounded, to_xywh
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.visualize import draw_detections, fit
 
@@ -81,15 +81,14 @@ class DetectionRecords:
             {'id': image_id, 'file_name': path, 'height': height, 'width': width}
         )
         for box, score, label in zip(*(array.tolist() for array in found), strict=True):
-            self.as_dict['annotations'].append(
-                {
-                    'id': len(self.as_dict['annotations']) + 1,
-                    'image_id': image_id,
-                    'category_id': self._ids.get(label, label),
-                    'bbox': to_xywh(box),
-                    'score': round(score, 6),
-                }
-            )
+            annotation = {
+                'id': len(self.as_dict['annotations']) + 1,
+                'image_id': image_id,
+                'category_id': self._ids.get(label, label),
+                'bbox': to_xywh(box),
+                'score': score,
+            }
+            self.as_dict['annotations'].append(rounded(annotation))
         return ''
 
     def summary(self, min_score: float) -> str:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from spinenet_jax.data.batch import Batch, Category, Source, check_categories
 from spinenet_jax.data.build import build_source, train_batches
 from spinenet_jax.evaluation.runner import EvaluationResult, evaluate
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.models.graph import resolve
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
@@ -36,6 +37,7 @@ class Experiment:
       evaluate: unreplicated state -> result on the validation split.
       eval_source: the validation split, for pictures; None draws none.
       categories: for categories.json.
+      train_source: what `batches` reads, for hosts to compare.
       reports: lines on what the data sources found or left out.
       unreadable: says at any time what could not be read so far, '' if nothing.
     """
@@ -49,6 +51,7 @@ class Experiment:
     categories: Sequence[Category] = ()
     reports: Sequence[str] = ()
     unreadable: Callable[[], str] = lambda: ''
+    train_source: Source | None = None
 
 
 def build_experiment(config: ConfigDict) -> Experiment:
@@ -72,7 +75,8 @@ def build_experiment(config: ConfigDict) -> Experiment:
     check_categories(train.categories, held_out.categories)
     task = build_task(config)
     remat = choose_remat(config, jax.device_count(), device_memory())
-    model = build_task_model(config, axis_name=AXIS, remat=remat)
+    policy = policy_of(jax.local_devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy, remat=remat)
     eval_step = make_eval_step(model, task)
     drawn = pictured(len(held_out), config.eval.pictures)
 
@@ -98,4 +102,5 @@ def build_experiment(config: ConfigDict) -> Experiment:
         categories=train.categories,
         reports=[*train.report, *held_out.report],
         unreadable=lambda: train.unreadable.summary(),
+        train_source=train,
     )

@@ -1,12 +1,12 @@
 """The training state: weights, statistics and optimizer, and how they start.
 
 How the state changes is in step.py, how it is placed on devices in parallel.py, how it reaches the
-disk in checkpoint.py.
+disk in checkpoint.py, how its variables are drawn in initialisation.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import flax
 import flax.struct
@@ -16,14 +16,17 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from spinenet_jax.training.initialisation import compile_quickly, draw_variables
+
 
 @flax.struct.dataclass
 class TrainState:
     """Everything a step reads and writes, so everything a checkpoint holds.
 
-    step: int32[], optimizer steps taken so far.
-    params, batch_stats: the model's variables, float32.
-    opt_state: optax state of the same shapes.
+    Attributes:
+      step: int32[], optimizer steps taken so far.
+      params, batch_stats: the model's variables, float32.
+      opt_state: optax state of the same shapes.
     """
 
     step: jax.Array | np.ndarray
@@ -40,17 +43,17 @@ def create_state(
 ) -> TrainState:
     """Draw the initial weights; the same seed gives the same weights on any number of devices.
 
-    The forward pass that Flax traces is dead code under `jit`. What is left is a long program that
-    runs once, so on CPU it is compiled without optimisation: 2-3 times sooner.
+    Args:
+      model: called as `model.init(keys, f32[1,H,W,3], train=False)`.
+      optimizer: whose state is to go with the weights.
+      image_size: (H, W) in pixels.
+      seed: any integer.
 
-    model: called as `model.init(keys, f32[1,H,W,3], train=False)`.
-    image_size: (H, W) in pixels.
-    Returns an unreplicated state at step 0.
+    Returns:
+      An unreplicated state at step 0.
     """
-
-    draw = _drawing(model, optimizer, image_size)
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    return jax.jit(draw, compiler_options=options)(jax.random.key(seed))
+    variables = draw_variables(model, image_size, seed)
+    return _first_state(variables, compile_quickly(optimizer.init)(variables['params']))
 
 
 def empty_state(
@@ -58,7 +61,7 @@ def empty_state(
 ) -> TrainState:
     """Host arrays of zeros as `create_state` would fill them: what a checkpoint is read into.
 
-    Only traced; drawing weights that are thrown away would cost a compilation.
+    Only traced: nothing is compiled or drawn.
     """
     shapes = abstract_state(model, optimizer, image_size)
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -68,21 +71,20 @@ def abstract_state(
     model: nn.Module, optimizer: optax.GradientTransformation, image_size: tuple[int, int]
 ) -> TrainState:
     """Shapes and types of what `create_state` would give; only traced."""
-    return jax.eval_shape(_drawing(model, optimizer, image_size), jax.random.key(0))
-
-
-def _drawing(model, optimizer, image_size) -> Callable[[jax.Array], TrainState]:
-    """The function that draws a state from a random key."""
 
     def draw(key):
         images = jnp.zeros((1, *image_size, 3), jnp.float32)
         variables = model.init({'params': key}, images, train=False)
-        params = variables['params']
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get('batch_stats', {}),
-            opt_state=optimizer.init(params),
-        )
+        return _first_state(variables, optimizer.init(variables['params']))
 
-    return draw
+    return jax.eval_shape(draw, jax.random.key(0))
+
+
+def _first_state(variables: Mapping[str, optax.Params], opt_state: optax.OptState) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        opt_state=opt_state,
+    )

@@ -83,7 +83,7 @@ def test_protocol_in_steps():
 
 def test_inaturalist_has_the_published_size():
     config = classification.get_config('inaturalist-49')
-    model = build_task_model(config, axis_name=None, platform='gpu')
+    model = build_task_model(config, axis_name=None)
     total = sum(model_cost(model, (64, 64)).values(), Cost())
     assert total.parameters / 1e6 == pytest.approx(23.1, abs=0.05)
 

@@ -64,7 +64,7 @@ def nest(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def forward(model: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
     """`run` of a model of `oracle_cases` with random weights."""
-    module = build_model(model_config(model), axis_name=None)
+    module = build_model(model_config(model), task='detection', axis_name=None)
     return run(module, random_variables(module, images.shape[1:3]), images)
 
 

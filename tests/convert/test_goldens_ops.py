@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from spinenet_jax.data import transforms
+from spinenet_jax.data.decode import decode_image
 from spinenet_jax.ops.anchors import pyramid_anchors
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.detection import DetectionTask
@@ -77,6 +78,14 @@ def test_detections(name):
     np.testing.assert_array_equal(ours['classes'][:count], theirs['classes'][:count])
     np.testing.assert_allclose(ours['scores'][:count], theirs['scores'][:count], rtol=1e-5)
     np.testing.assert_allclose(ours['boxes'][:count], theirs['boxes'][:count], atol=1e-3)
+
+
+@pytest.mark.parametrize('name', cases.JPEGS)
+def test_jpeg_decoding(name):
+    """Bit for bit: TensorFlow uses the fast integer transform, as published AP was measured."""
+    stored = golden.load('decoding')
+    ours = decode_image(stored[f'{name}/file'].tobytes(), cases.JPEG_SIZE)
+    np.testing.assert_array_equal(ours, stored[f'{name}/pixels'])
 
 
 @pytest.mark.parametrize('name', cases.PREPROCESSING)

@@ -47,7 +47,7 @@ def run():
 def ten_steps():
     """(losses [10,3], {'gradient/...', 'change1/...', 'change10/...'}, {path: first value})."""
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
-    module = build_model(golden.model_config(model), axis_name=AXIS)
+    module = build_model(golden.model_config(model), task='detection', axis_name=AXIS)
     start = golden.random_variables(module, cases.TRAINING_SIZE, cases.training_weight)
     optimizer = make_optimizer(
         ConfigDict({'weight_decay': sgd['weight_decay'], 'clip_norm': 0.0, 'momentum': 0.9}),

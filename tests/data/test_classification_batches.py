@@ -81,17 +81,6 @@ def test_evaluation_rows(root):
     assert rows[0]['scale'][0].tolist() == pytest.approx([16 / 26] * 2)  # 0.875 of 30 is 26
 
 
-def test_mistakes_are_one_line(root):
-    for change, line in (
-        ({'crop_area_min': 0.0}, 'want 0 < crop_area_min <= crop_area_max'),
-        ({'crop_area_max': 1.5}, 'crop_area_max=1.5: want at most 1'),
-        ({'crop_aspect_min': 2.0}, 'want 0 < crop_aspect_min'),
-        ({'eval_crop': 1.5}, r'data.eval_crop=1.5: want a share in \(0, 1\]'),
-    ):
-        with pytest.raises(UserError, match=line):
-            label_rows(config(root, **change))
-
-
 def test_source_must_have_what_the_task_needs(root):
     """Refused before the folder is looked at."""
     with pytest.raises(UserError, match=r'"coco" has no label, .* choose one of image_folder, tf'):

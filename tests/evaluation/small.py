@@ -113,7 +113,7 @@ class QuarterTask:
 def settings(batch_size):
     return ConfigDict(
         {
-            'data': {'num_threads': 1, 'worker_count': 0},
+            'data': {'num_threads': 1, 'worker_count': 0, 'max_pixels': 10**6},
             'eval': {'batch_size': batch_size},
         }
     )

@@ -89,7 +89,7 @@ def source(tmp_path_factory):
 
 
 def settings(batch_size):
-    data = {'num_threads': 1, 'worker_count': 0}
+    data = {'num_threads': 1, 'worker_count': 0, 'max_pixels': 10**6}
     return ConfigDict({'data': data, 'eval': {'batch_size': batch_size}})
 
 

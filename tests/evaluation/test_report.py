@@ -8,7 +8,8 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.report import mismatches, table, write_files
 from spinenet_jax.evaluation.runner import EvaluationResult
 
-DETECTION = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.0], 'score': 0.5}
+DETECTION = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.001], 'score': 0.50000009}
+WRITTEN = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.0], 'score': 0.5}
 RESULT = EvaluationResult(
     metrics={'AP': 0.25, 'AP50': 0.5},
     per_class={'cat': 0.1, 'zebra': 0.4},
@@ -40,7 +41,7 @@ def test_files(tmp_path):
         'AP': 0.25, 'AP50': 0.5, 'step': 7, 'split': 'val', 'images': 2, 'skipped': 1,
         'per_class': {'cat': 0.1, 'zebra': 0.4},
     }  # fmt: skip
-    assert json.loads((folder / 'detections.json').read_text()) == [DETECTION]
+    assert json.loads((folder / 'detections.json').read_text()) == [WRITTEN]
 
 
 def test_no_results_file_without_metrics(tmp_path):

@@ -34,7 +34,8 @@ def config_of(graph, name):
 
 @pytest.mark.parametrize(('graph', 'name', 'side'), SIZES)
 def test_size(graph, name, side):
-    costs = model_cost(build_model(config_of(graph, name), None, platform='gpu'), (side, side))
+    model = build_model(config_of(graph, name), task='detection', axis_name=None)
+    costs = model_cost(model, (side, side))
     total = sum(costs.values(), Cost())
     backbone, everything, billions = SIZES[graph, name, side]
     assert costs['backbone'].parameters == backbone

@@ -46,6 +46,21 @@ def test_smoothing_reaches_the_loss():
     assert float(losses['loss']) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_extreme_logits_have_a_finite_loss_and_gradient(smoothing):
+    task = ClassificationTask(ROWS, 8, smoothing)
+    logits = jnp.array([[200.0, -200, 0, 0, 0, 0, 0, 0]] * 2)
+    targets = targets_of(1, 2)
+
+    def loss(x):
+        return task.losses(task.numerators(x, targets), task.normalisers(x, targets))['loss']
+
+    value, grad = jax.value_and_grad(loss)(logits)
+    # Labels at -200 and 0, the best logit at 200: 400 and 200. Smoothing: 200, over all classes.
+    want = (1 - smoothing) * 300 + smoothing * 200
+    assert float(value) == pytest.approx(want, rel=1e-5) and np.isfinite(grad).all()
+
+
 def test_predictions_are_the_best_classes_without_background():
     logits = jnp.log(jnp.array([[0.4, 0.01, 0.02, 0.3, 0.04, 0.05, 0.06, 0.12]]))
     found = jax.jit(lambda x: TASK.predictions(x, {}))(logits)

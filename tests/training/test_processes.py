@@ -24,7 +24,7 @@ def launch(folder, *flags, devices=1):
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     }
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), *flags],
+        [sys.executable, str(SCRIPT), f'--workdir={folder}', *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

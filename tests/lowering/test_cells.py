@@ -4,19 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from flax import linen as nn
 
-from spinenet_jax.ops import cells, resample, strips
-
-OPTIONS = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'precision': None}
+from spinenet_jax.lowering import cells, plain, pooling, strips
 
 
 def positions(x, count):
     """Output cells in strips to the map they stand for: [B,2h,2w,D]."""
-    x = strips.join(x, count)
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, 2, 2, channels // 4)  # column, row
-    return x.transpose(0, 1, 4, 2, 3, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+    return cells.unfold(strips.join(x, count))
 
 
 def as_cells(x, count):
@@ -27,18 +22,20 @@ def as_cells(x, count):
 
 
 @pytest.mark.parametrize('count', [1, 2])
-@pytest.mark.parametrize('padding', ['SAME', [(3, 3), (3, 3)]])
+@pytest.mark.parametrize('padding', ['same', 'symmetric'])
 @pytest.mark.parametrize('size', [(8, 16), (4, 8), (12, 32)])
 def test_conv_equals_that_of_pixels_and_its_gradient(size, padding, count):
     rng = np.random.default_rng(1)
     image = rng.normal(size=(2, *size, 3)).astype(np.float32)
     kernel = rng.normal(size=(7, 7, 3, 5)).astype(np.float32)
 
+    pads = plain.pads_of(size, 7, 2, padding)
+
     def pixels(kernel):
-        return lax.conv_general_dilated(image, kernel, (2, 2), padding, **OPTIONS)
+        return plain.conv(image, kernel, stride=2, pads=pads)
 
     def in_cells(kernel):
-        y = cells.conv(count)(image, kernel, (2, 2), padding, **OPTIONS)
+        y = cells.conv(image, kernel, strips=count, pads=pads)
         assert y.shape == (2 * count, size[0] // 4, size[1] // 4 // count, 20)
         return positions(y, count)
 
@@ -52,7 +49,7 @@ def test_conv_equals_that_of_pixels_and_its_gradient(size, padding, count):
 def test_max_pool_equals_that_of_positions_gradient_of_equal_values_included(count):
     rng = np.random.default_rng(2)
     x = rng.integers(-3, 3, (2, 8, 16, 3)).astype(np.float32)  # many are equal
-    want, vjp_want = jax.vjp(lambda x: resample.max_pool(x, 3, 2), x)
+    want, vjp_want = jax.vjp(lambda x: pooling.plain_max_pool(x, 3, 2), x)
     got, vjp_got = jax.vjp(lambda x: cells.max_pool(as_cells(x, count), count), x)
     np.testing.assert_array_equal(strips.join(got, count), want)
     cotangent = jnp.asarray(rng.normal(size=want.shape), jnp.float32)
@@ -64,5 +61,39 @@ def test_max_pool_equals_that_of_positions_gradient_of_equal_values_included(cou
 def test_max_pool_does_not_hide_what_is_not_a_number(column):
     x = np.zeros((1, 8, 8, 1), np.float32)
     x[0, 3, column] = np.nan
-    want = resample.max_pool(x, 3, 2)
+    want = pooling.plain_max_pool(x, 3, 2)
     np.testing.assert_array_equal(cells.max_pool(as_cells(x, 1), 1), want)
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_batch_norm_is_that_of_positions_and_its_gradient(train):
+    rng = np.random.default_rng(3)
+    x = rng.normal(1, 2, (2, 4, 8, 3)).astype(np.float32)
+    options = {
+        'use_running_average': not train,
+        'momentum': 0.9,
+        'epsilon': 1e-3,
+        'dtype': jnp.float32,
+        'axis_name': None,
+    }
+    theirs, ours = nn.BatchNorm(**options), cells.BatchNorm(**options)
+    shapes = [
+        jax.eval_shape(m.init, jax.random.key(0), v)
+        for m, v in ((theirs, x), (ours, as_cells(x, 1)))
+    ]
+    assert shapes[0] == shapes[1]
+    variables = jax.tree.map(lambda s: rng.uniform(0.5, 1.5, s.shape).astype('f'), shapes[0])
+
+    def plainly(x):
+        return theirs.apply(variables, x, mutable=['batch_stats'])
+
+    def in_cells(x):
+        y, updates = ours.apply(variables, as_cells(x, 1), mutable=['batch_stats'])
+        return cells.unfold(y), updates
+
+    want, vjp_want, statistics = jax.vjp(plainly, x, has_aux=True)
+    got, vjp_got, new = jax.vjp(in_cells, x, has_aux=True)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), new, statistics)
+    cotangent = rng.normal(size=want.shape).astype(np.float32)
+    np.testing.assert_allclose(vjp_got(cotangent)[0], vjp_want(cotangent)[0], rtol=1e-3, atol=1e-5)

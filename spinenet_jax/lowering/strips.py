@@ -1,4 +1,4 @@
-"""Wide maps cut into strips: how a TPU works on shallow layers with few images a core.
+"""Maps cut into strips of columns, so that few images a core fill the registers of a TPU.
 
 XLA lays a feature map out with its channels along the 128 lanes of a TPU's vector registers and its
 batch along their 8 sublanes. A core that trains 2 images leaves three quarters of the sublanes
@@ -8,11 +8,12 @@ notice, and convolutions fetch the columns next to a strip from its neighbours. 
 the same. What it brings: docs/tpu_log.md.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from spinenet_jax.lowering import plain
+from spinenet_jax.lowering.plain import Pads
 
 SUBLANES = 8
 
@@ -61,49 +62,60 @@ def right_edge(x: jax.Array, strips: int, columns: int, border: float = 0.0) -> 
     return jnp.where(_strip_number(edge, strips) < strips - 1, edge, jnp.asarray(border, x.dtype))
 
 
-def conv_of(images: int) -> Any:
-    """Like `conv`, for maps of `images` images whose strips follow from their batch."""
-
-    def formulation(lhs: jax.Array, *arguments: Any, **options: Any) -> jax.Array:
-        return conv(lhs.shape[0] // images)(lhs, *arguments, **options)
-
-    return formulation
-
-
 def _strip_number(x: jax.Array, strips: int) -> jax.Array:
     """i32[B*S,1,1,1], from 0 on the left."""
     return lax.broadcasted_iota(jnp.int32, (x.shape[0], 1, 1, 1), 0) % strips
 
 
-def conv(strips: int) -> Any:
-    """A formulation of `conv_general_dilated` for maps in strips; not dilated, not grouped.
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strips: int,
+    stride: int = 1,
+    pads: Pads,
+    dilation: int = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """A convolution of maps in strips: the columns that a strip lacks come from its neighbours.
+
+    Args:
+      x: f[B*S,H,W/S,C].
+      kernel: f[k,k,C/groups,D].
+      strips: S, of an image.
+      stride: a divisor of W/S.
+      pads: zeros around the whole map; of columns, such that there are W/stride results.
+      dilation, groups: as of `plain.conv`.
 
     Returns:
-      A function of lhs f[B*S,H,W/S,C], rhs f[k,k,C,D], strides, 'SAME' or [(low, high)] * 2.
+      f[B*S,h,W/S/stride,D].
+
+    Raises:
+      ValueError: results of one strip do not follow from it and its direct neighbours.
     """
-
-    def formulation(
-        lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **options: Any
-    ) -> jax.Array:
-        height, width = lhs.shape[1], strips * lhs.shape[2]
-        if padding == 'SAME':
-            padding = lax.padtype_to_pads((height, width), rhs.shape[:2], window_strides, 'SAME')
-        rows, (left, _) = padding
-        if strips == 1:
-            return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-        right = rhs.shape[1] - window_strides[1] - left  # beyond it no window ends
-        parts = [lhs]
-        if left > 0:
-            parts.insert(0, left_edge(lhs, strips, left))
-        if right > 0:
-            parts.append(right_edge(lhs, strips, right))
-        return lax.conv_general_dilated(
-            jnp.concatenate(parts, axis=2),
-            rhs,
-            window_strides,
-            [rows, (0, 0)],
-            dimension_numbers=options['dimension_numbers'],
-            precision=options.get('precision'),
+    if strips == 1:
+        return plain.conv(x, kernel, stride=stride, pads=pads, dilation=dilation, groups=groups)
+    width, reach = x.shape[2], dilation * (kernel.shape[1] - 1) + 1
+    rows, (left, after) = pads
+    # Windows begin every `stride` columns from `left` columns before a strip. The last one ends
+    # this many columns beyond it; if negative, inside it.
+    right = reach - stride - left
+    results = (strips * width + left + after - reach) // stride + 1
+    if width % stride or results * stride != strips * width or max(left, right) > width:
+        raise ValueError(
+            f'strips of {width} columns have no convolution of kernel {kernel.shape[:2]}, stride '
+            f'{stride}, dilation {dilation} and pads {pads}'
         )
-
-    return formulation
+    parts = [x]
+    if left > 0:
+        parts.insert(0, left_edge(x, strips, left))
+    if right > 0:
+        parts.append(right_edge(x, strips, right))
+    return plain.conv(
+        jnp.concatenate(parts, axis=2),
+        kernel,
+        stride=stride,
+        pads=(rows, (0, 0)),
+        dilation=dilation,
+        groups=groups,
+    )

@@ -5,24 +5,29 @@ the plain sum has 36 (Winograd's F(2x2, 3x3)); a gradient by a kernel is nine ma
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spinenet_jax.lowering.plain import NHWC, Pads
+
 # Below this many positions, or channels, transforming costs more than multiplying.
 LEAST_POSITIONS, LEAST_CHANNELS = 1024, 32
 # Below this many multiplications nine products are not worth the time it takes to compile them.
 LEAST_MULTIPLICATIONS = 10_000_000
-NHWC = ('NHWC', 'HWIO', 'NHWC')
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv(
-    lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int = 1,
+    pads: Pads,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> jax.Array:
-    """A 3x3 convolution; called like `conv_general_dilated`.
+    """A 3x3 convolution.
 
     With stride 1, each 2x2 square of the result comes from the 4x4 square of the input around it:
     both are transformed by sums and differences, and 16 matrix products take the place of 36
@@ -31,17 +36,20 @@ def conv(
     computed alike. Small, narrow or bfloat16 maps, and strides, are convolved plainly.
 
     Args:
-      lhs: f[B,H,W,C].
-      rhs: f[3,3,C,D].
-      window_strides: rows and columns from one result to the next.
-      padding: 'SAME', or (before, after) of rows and of columns; with stride 1 it keeps the size.
-      options: of a plain convolution; nothing else is meant.
+      x: f[B,H,W,C].
+      kernel: f[3,3,C,D].
+      stride, pads, dilation, groups: as of `plain.conv`; with stride 1, one zero on every side.
+
+    Raises:
+      ValueError: another kernel, dilation, groups, or padding that changes the size.
     """
-    del options
-    strides = tuple(window_strides)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], (3, 3), strides, padding)
-    return _conv(lhs, rhs, strides, tuple(map(tuple, padding)))
+    keeps_size = stride > 1 or tuple(pads) == ((1, 1), (1, 1))
+    if kernel.shape[:2] != (3, 3) or dilation != 1 or groups != 1 or not keeps_size:
+        raise ValueError(
+            f'convolution_cpu.conv computes 3x3 convolutions, not kernel {kernel.shape}, stride '
+            f'{stride}, pads {pads}, dilation {dilation}, groups {groups}'
+        )
+    return _conv(x, kernel, (stride, stride), pads)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -77,7 +85,7 @@ _conv.defvjp(_forward, _backward)
 
 
 def _gains(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether Winograd's way is the faster one, and exact enough."""
+    """Whether Winograd's way is faster than the plain one, and exact enough."""
     positions = x.shape[0] * x.shape[1] * x.shape[2]
     wide = min(kernel.shape[2:]) >= LEAST_CHANNELS
     return x.dtype == jnp.float32 and wide and positions >= LEAST_POSITIONS
@@ -113,16 +121,20 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     pads = ((0, 0), (1, 2 * rows - height + 1), (1, 2 * columns - width + 1), (0, 0))
     x = jnp.pad(x, pads)
     products = []
-    for line, kernel_line in zip(_spread(x, 1, rows), _spread_kernel(kernel, 0), strict=True):
-        pairs = zip(_spread(line, 2, columns), _spread_kernel(kernel_line, 0), strict=True)
+    for line, kernel_line in zip(
+        _input_transform(x, 1, rows), _kernel_transform(kernel, 0), strict=True
+    ):
+        pairs = zip(
+            _input_transform(line, 2, columns), _kernel_transform(kernel_line, 0), strict=True
+        )
         products.append(
             [
                 jnp.dot(cell.reshape(-1, channels), matrix).reshape(batch, rows, columns, -1)
                 for cell, matrix in pairs
             ]
         )
-    lines = [_gather(line) for line in products]  # four lines of (even, odd) columns
-    even_columns, odd_columns = (_gather([line[i] for line in lines]) for i in (0, 1))
+    lines = [_output_transform(line) for line in products]  # four lines of (even, odd) columns
+    even_columns, odd_columns = (_output_transform([line[i] for line in lines]) for i in (0, 1))
     squares = [
         jnp.stack([even, odd], axis=3) for even, odd in zip(even_columns, odd_columns, strict=True)
     ]
@@ -130,22 +142,22 @@ def _winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return result[:, :height, :width]
 
 
-def _spread(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
-    """Four sums of each overlapping window of 4 (step 2, `count` of them) along `axis`."""
+def _input_transform(x: jax.Array, axis: int, count: int) -> list[jax.Array]:
+    """Winograd's B^T d along `axis`: four sums of each of `count` windows of 4, 2 apart."""
     a, b, c, d = (
         lax.slice_in_dim(x, start, start + 2 * count - 1, 2, axis=axis) for start in range(4)
     )
     return [a - c, b + c, c - b, b - d]
 
 
-def _spread_kernel(kernel: jax.Array, axis: int) -> list[jax.Array]:
-    """The kernel's side of the same: four sums of the 3 taps along `axis`, which goes."""
+def _kernel_transform(kernel: jax.Array, axis: int) -> list[jax.Array]:
+    """Winograd's G g along `axis`, which is removed: four sums of the 3 taps."""
     first, middle, last = (lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(3))
     ends = first + last
     return [first, 0.5 * (ends + middle), 0.5 * (ends - middle), last]
 
 
-def _gather(products: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Even and odd positions of the result, from the products of the four sums."""
+def _output_transform(products: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Winograd's A^T m: even and odd positions of the result, from the four products."""
     a, b, c, d = products
     return a + b + c, b - c - d
