@@ -208,7 +208,7 @@ def region_codes(
       boxes: f32[N,4], the objects that `regions.matched` counts.
       weights, inclusive: see `boxes.encode`.
     """
-    goal = jnp.where(regions.positive[:, None], boxes[regions.matched], 0.0)
+    goal = jnp.where(regions.positive[:, None], jnp.asarray(boxes)[regions.matched], 0.0)
     codes = box_ops.encode(goal, regions.boxes, weights, inclusive)
     return jnp.where(regions.positive[:, None], codes, 0.0)
 
