@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from tools import make_model_page, update_readme_tables
+from tools import check_generated_pages, update_readme_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -81,15 +81,14 @@ def test_generated_parts_come_from_their_logs(tmp_path):
     assert update_readme_tables.fill(filled, tmp_path) == filled
 
 
-def test_logs_in_the_readme_are_up_to_date():
-    def fill(match):
-        if match[2] == 'models':  # traced; the sizes are pinned by the tests of cost.py
-            return match[0]
-        return update_readme_tables.fill(match[0], ROOT)
-
-    assert update_readme_tables.PART.sub(fill, README) == README
-
-
-@pytest.mark.slow
-def test_model_page_is_made_from_the_models():
-    assert make_model_page.page() == make_model_page.PAGE.read_text()
+def test_pages_that_differ_from_their_source_are_named(tmp_path):
+    (tmp_path / 'right.md').write_text('text')
+    (tmp_path / 'wrong.md').write_text('text of last year')
+    pages = tuple(
+        check_generated_pages.Page(tmp_path / name, f'tools/{name}.py', lambda: 'text')
+        for name in ('right.md', 'wrong.md', 'missing.md')
+    )
+    assert check_generated_pages.stale(pages) == [
+        'wrong.md is out of date: python tools/wrong.md.py',
+        'missing.md is out of date: python tools/missing.md.py',
+    ]

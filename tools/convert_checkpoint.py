@@ -62,6 +62,7 @@ def main() -> None:
 
 def from_tensorflow(scratch: pathlib.Path) -> None:
     """Reads --source and writes --workdir, with a report of what did not match."""
+    from spinenet_jax import settings
     from spinenet_jax.convert import tf_checkpoint, weights, workdir
     from spinenet_jax.convert.tensor_bundle import Bundle
 
@@ -77,6 +78,7 @@ def from_tensorflow(scratch: pathlib.Path) -> None:
         config.model.activation = _ACTIVATION.value
     if _EPSILON.value:
         config.model.bn_epsilon = _EPSILON.value
+    settings.check(config)
     match = weights.match(variables, found.architecture)
     shapes = {path: bundle.entries[name].shape for path, name in match.names.items()}
     workdir.check_shapes(config, found, shapes, source)

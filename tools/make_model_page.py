@@ -99,7 +99,7 @@ Every row is one command; *file* goes into both places:
 
 def row(published: Published, table: Table) -> list[str]:
     """The cells of one model."""
-    from spinenet_jax.cost import Cost, config_cost
+    from spinenet_jax.analysis.cost import Cost, config_cost
 
     config = importlib.import_module(f'configs.{table.config}').get_config(published.config)
     if config.task == 'classification':

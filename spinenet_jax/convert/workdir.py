@@ -77,7 +77,7 @@ def check_shapes(
       UserError: naming the first array that is unknown or of another shape there.
     """
     task = 'detection' if found.task == 'backbone' else found.task
-    model = build_model(config.model, axis_name=None, task=task)
+    model = build_model(config.model, task=task, axis_name=None)
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     wanted = {path: value.shape for path, value in flatten_dict(variables, sep='/').items()}

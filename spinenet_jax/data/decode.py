@@ -4,13 +4,18 @@ JPEGs are decoded as TensorFlow decodes them: with the fast integer cosine trans
 libjpeg-turbo, by simplejpeg), with which published AP was measured. It costs no time. OpenCV has
 the accurate one, which differs by 1 of 255 on average and by up to 18, and decodes all other files.
 
-This file also settles what their defaults leave open: truncated files, orientation, and a size that
-differs from the annotations'. Scaling is left to transforms.py.
+This file also settles what their defaults leave open: truncated files, orientation, a size that
+differs from the annotations', and images too large for the memory. Scaling is left to
+transforms.py.
 """
 
 import io
+import os
+import stat
 import struct
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,16 +25,25 @@ from PIL import Image
 # One image is one reading thread's work. On a host with many cores, OpenCV would cut every resize
 # into as many pieces and the readers would wait for each other.
 cv2.setNumThreads(1)
+# What is wrong with an image stands in BadImageError, once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings('ignore', module=r'PIL\.')
+Image.MAX_IMAGE_PIXELS = None  # Pillow decodes nothing here; the limit is decode_image's
 
 ORIENTATION = 0x0112  # EXIF's tag
 MAX_PIXELS = 1 << 30  # OpenCV's limit, which it refuses to exceed; simplejpeg has none
+
+
+MAX_PIXELS = 120_000_000  # default of data.max_pixels: 360 MB decoded, in every reading thread
 
 
 class BadImageError(ValueError):
     """An image that cannot be used; the message is the reason, short enough for a list."""
 
 
-def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode_image(
+    data: bytes, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """RGB pixels of an encoded image: uint8[h,w,3].
 
     Gray, palette and CMYK become RGB, 16 bits become 8, alpha is dropped (not blended), as PIL's
@@ -43,9 +57,11 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
         neither: refused, because it cannot be known where the boxes lie (Detectron2 refuses such a
         file too).
         With None the EXIF orientation is applied, which is what viewers and browsers show.
+      max_pixels: more of them are refused.
 
     Raises:
-      BadImageError: empty, truncated or unknown content, or another size.
+      BadImageError: empty, truncated or unknown content, another size, or more than `max_pixels`
+        (height x width), which is found before any of it is decoded.
     """
     if not data:
         raise BadImageError('the file is empty')
@@ -53,6 +69,11 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
         raise BadImageError('truncated JPEG')
     if data[:4] == b'\x89PNG' and data.rfind(b'IEND') < 0:
         raise BadImageError('truncated PNG')
+    height, width = stored_size(data)
+    if height * width > max_pixels:
+        raise BadImageError(
+            f'it has {width}x{height} pixels, more than {max_pixels:,} (data.max_pixels)'
+        )
     if size is None:
         return _decode(data, turned=True)
     image = _decode(data)
@@ -66,19 +87,27 @@ def decode_image(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray
     raise BadImageError(f'it is {w}x{h} pixels where the annotations say {want_w}x{want_h}')
 
 
-def read_image(image: str | bytes, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Like `decode_image`, from a path or from encoded bytes; a file that cannot be read is bad."""
+def read_image(
+    image: str | bytes, size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
+    """Like `decode_image`, from a path or from encoded bytes; a file that cannot be read is bad.
+
+    So is whatever is no regular file: a device may never end, a pipe may never begin.
+    """
     if isinstance(image, str):
         try:
-            with open(image, 'rb') as file:
-                image = file.read()
-        except OSError as error:
-            raise BadImageError(error.strerror or str(error)) from error
-    return decode_image(image, size)
+            regular = stat.S_ISREG(os.stat(image).st_mode)
+            content = Path(image).read_bytes() if regular else b''
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise BadImageError(getattr(error, 'strerror', None) or str(error)) from error
+        if not regular:
+            raise BadImageError('not a regular file')
+        image = content
+    return decode_image(image, size, max_pixels)
 
 
 def stored_size(data: bytes) -> tuple[int, int]:
-    """(h, w) of the stored pixels, from the header where Pillow knows the format.
+    """(h, w) of the stored pixels, from the header; nothing is decoded.
 
     Raises:
       BadImageError: no image is found.
@@ -86,10 +115,8 @@ def stored_size(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size[::-1]
-    except (OSError, SyntaxError, ValueError, struct.error):  # Pillow's ways to know no image
-        return _decode(data).shape[:2]
-    except Image.DecompressionBombError as error:
-        raise BadImageError(f'too large: {error}') from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:  # Pillow's, for damage
+        raise BadImageError('damaged, or not an image') from error
 
 
 def _decode(data: bytes, turned: bool = False) -> np.ndarray:
@@ -130,7 +157,7 @@ def _orientation(data: bytes) -> int:
             exif = Image.Exif()
             exif.load(image.info.get('exif', b''))
             return exif.get(ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, struct.error):
         return 1
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spinenet_jax.data.batch import Category, LabelRecord, Unreadable, assign_labels
+from spinenet_jax.data.batch import LABEL, Category, Record, Unreadable, assign_labels
 from spinenet_jax.errors import UserError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -23,6 +23,9 @@ class ImageFolder:
     Reads the names of all files once. Files with other suffixes, hidden files and empty classes are
     left out and counted in `.report`.
     """
+
+    provides = LABEL
+    ground_truth = None  # there are no boxes
 
     def __init__(
         self,
@@ -51,8 +54,8 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> LabelRecord:
-        return LabelRecord(
+    def __getitem__(self, index: int) -> Record:
+        return Record(
             image=os.path.join(self._folder, self.describe(index)),
             image_id=index,
             size=None,

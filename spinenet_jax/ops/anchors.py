@@ -1,5 +1,7 @@
 """The anchor boxes of a pyramid: fixed reference boxes that the box head's codes refer to."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from spinenet_jax.ops.resample import level_size
@@ -10,7 +12,11 @@ ANCHORS_PER_CELL = len(SCALES) * len(RATIOS)
 
 
 def pyramid_anchors(
-    image_size: tuple[int, int], anchor_size: float, levels: tuple[int, int] = (3, 7)
+    image_size: tuple[int, int],
+    anchor_size: float,
+    levels: tuple[int, int] = (3, 7),
+    scales: Sequence[float] = SCALES,
+    ratios: Sequence[float] = RATIOS,
 ) -> np.ndarray:
     """Anchors of all levels, lowest level first, then row, column, scale, ratio.
 
@@ -23,17 +29,19 @@ def pyramid_anchors(
       anchor_size: side of the smallest square anchor in cells, above 0 (paper: 3, or 4 for 143
         and 190).
       levels: (lowest, highest) level.
+      scales: of the sides, relative to `anchor_size`; the region proposal network has (1,).
+      ratios: width / height; TF1's order is (1, 2, 0.5).
 
     Returns:
-      f32[A,4] of (ymin, xmin, ymax, xmax) in pixels; 640x640 has 76,725.
+      f32[A,4] of (ymin, xmin, ymax, xmax) in pixels; 640x640 has 76,725, with one scale 25,575.
     """
-    scales = np.repeat(SCALES, len(RATIOS))
-    ratios = np.tile(np.sqrt(RATIOS), len(SCALES))
+    roots = np.tile(np.sqrt(ratios), len(scales))
+    scales = np.repeat(scales, len(ratios))
     parts = []
     for level in range(levels[0], levels[1] + 1):
         stride = 2**level
         rows, columns = level_size(image_size, level)
-        sides = anchor_size * stride * scales[:, None] * np.stack([1 / ratios, ratios], axis=1)
+        sides = anchor_size * stride * scales[:, None] * np.stack([1 / roots, roots], axis=1)
         grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij'), axis=-1)
         centres = ((grid + 0.5) * stride).reshape(-1, 1, 2)
         parts.append(np.concatenate([centres - sides / 2, centres + sides / 2], axis=-1))

@@ -22,6 +22,51 @@ class AnchorTargets(NamedTuple):
     positive: jax.Array
 
 
+class Matches(NamedTuple):
+    """The box that each anchor overlaps most, and the box that it is the best anchor of.
+
+    Attributes:
+      index: i32[A], the box that is overlapped most, the first on ties.
+      overlap: f32[A], the IoU with it; -1 without any valid box.
+      claimed: bool[A], whether the anchor is the best one of some valid box, whatever the IoU.
+      owner: i32[A], the box that claims the anchor, or else `index`.
+    """
+
+    index: jax.Array
+    overlap: jax.Array
+    claimed: jax.Array
+    owner: jax.Array
+
+
+def match(anchors: jax.Array, boxes: jax.Array, valid: jax.Array) -> Matches:
+    """Find each anchor's best box and each box's best anchor.
+
+    Of several anchors that overlap a box most, the first is claimed; of several boxes that claim an
+    anchor, the first has it. A padded row (`valid` false) may hold anything, NaN included.
+
+    Args:
+      anchors: f32[A,4].
+      boxes: f32[N,4] in the same pixels.
+      valid: bool[N].
+    """
+    count, anchor_count = boxes.shape[0], anchors.shape[0]
+    boxes = jnp.where(valid[:, None], boxes, 0.0)
+    overlaps = jnp.where(valid[:, None], box_ops.iou(boxes, anchors), -1.0)  # [N,A]
+    best, matched = _best(overlaps, axis=0)
+
+    best_of_box, claimed = _best(overlaps, axis=1)
+    claims = valid & (best_of_box >= 0.0)
+    claimed = jnp.where(claims, claimed, anchor_count)  # out of range: dropped by the scatter
+    claimant = jnp.full((anchor_count,), count, jnp.int32)
+    claimant = claimant.at[claimed].min(jnp.arange(count, dtype=jnp.int32), mode='drop')
+    return Matches(
+        index=matched,
+        overlap=best,
+        claimed=claimant < count,
+        owner=jnp.where(claimant < count, claimant, matched),
+    )
+
+
 def match_anchors(
     anchors: jax.Array,
     boxes: jax.Array,
@@ -43,23 +88,12 @@ def match_anchors(
       valid: bool[N]; without a valid box every anchor is background.
       threshold: least IoU of a match, in (0, 1].
     """
-    count, anchor_count = boxes.shape[0], anchors.shape[0]
+    found = match(anchors, boxes, valid)
+    positive = (found.overlap >= threshold) | found.claimed
     boxes = jnp.where(valid[:, None], boxes, 0.0)
-    overlaps = jnp.where(valid[:, None], box_ops.iou(boxes, anchors), -1.0)  # [N,A]
-    best, matched = _best(overlaps, axis=0)
-    positive = best >= threshold
-
-    best_of_box, claimed = _best(overlaps, axis=1)
-    claims = valid & (best_of_box >= 0.0)
-    claimed = jnp.where(claims, claimed, anchor_count)  # out of range: dropped by the scatter
-    claimant = jnp.full((anchor_count,), count, jnp.int32)
-    claimant = claimant.at[claimed].min(jnp.arange(count, dtype=jnp.int32), mode='drop')
-    matched = jnp.where(claimant < count, claimant, matched)
-    positive = positive | (claimant < count)
-
-    codes = box_ops.encode(boxes[matched], anchors)
+    codes = box_ops.encode(boxes[found.owner], anchors)
     return AnchorTargets(
-        labels=jnp.where(positive, labels[matched], -1),
+        labels=jnp.where(positive, labels[found.owner], -1),
         codes=jnp.where(positive[:, None], codes, 0.0),
         positive=positive,
     )

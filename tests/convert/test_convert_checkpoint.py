@@ -31,7 +31,7 @@ ARCHITECTURE = Architecture(block_repeats=1, head_convs=2)
 
 def random_arrays(model=NARROW, task='detection'):
     """{our path: random array} of a model."""
-    module = build_model(golden.model_config(model), axis_name=None, task=task)
+    module = build_model(golden.model_config(model), task=task, axis_name=None)
     tree = golden.random_variables(module, (128, 128))
     return flatten_dict(tree, sep='/')
 
@@ -165,6 +165,7 @@ def test_published_sizes_are_recognised_from_shapes(name, endpoints, tmp_path):
     row = SCALING[name]._replace(endpoint_channels=endpoints)
     module = build_model(
         golden.model_config({**row._asdict(), 'num_classes': 91, 'activation': 'swish'}),
+        task='detection',
         axis_name=None,
     )
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)

@@ -43,7 +43,9 @@ def test_converted_outputs_equal_the_gardens(bundle):
     assert {key: found.settings[key] for key in known} == known
 
     arrays = weights.read(bundle, match.names, found.flavour)
-    module = build_model(golden.model_config({**cases.BETA, **found.settings}), axis_name=None)
+    module = build_model(
+        golden.model_config({**cases.BETA, **found.settings}), task='detection', axis_name=None
+    )
     images = cases.normalised(cases.images('tf2_beta', 1, cases.BETA_SIZE))
     ours = golden.run(module, golden.nest(arrays), images)
     stored = golden.load('tf2_beta')

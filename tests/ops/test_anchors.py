@@ -28,3 +28,11 @@ def test_order_is_level_row_column():
     np.testing.assert_allclose(centres[9], (4, 12))  # second column of level 3
     np.testing.assert_allclose(centres[9 * 32], (12, 4))  # second row
     np.testing.assert_allclose(centres[9 * 16 * 32], (8, 8))  # first of level 4
+
+
+def test_one_scale_for_region_proposals():
+    anchors = pyramid_anchors((640, 640), 3.0, scales=(1,), ratios=(1, 2, 0.5))
+    assert anchors.shape == (25575, 4)
+    nine = pyramid_anchors((640, 640), 3.0)
+    np.testing.assert_array_equal(anchors[:3], nine[[1, 2, 0]])
+    np.testing.assert_array_equal(anchors[-1], nine[-9])

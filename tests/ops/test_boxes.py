@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from spinenet_jax.ops import boxes
+from tests import tf1
 
 
 def test_iou_by_hand():
@@ -41,3 +43,30 @@ def test_clip():
 def test_gradient_of_empty_boxes_is_finite():
     grad = jax.grad(lambda b: boxes.iou(b, b).sum() + boxes.encode(b, b + 1).sum())
     assert np.isfinite(grad(np.zeros((2, 4), np.float32))).all()
+
+
+def test_weights_and_inclusive_edges_by_hand():
+    # TF1's sides are one longer: the anchor 0..15 is 16 long with centre 8, the box 2..9 is 8 long
+    # with centre 6: offset -2 / 16, ratio 1/2. Weights 10 and 5 multiply.
+    box, anchor = np.array([2, 2, 9, 9.0]), np.array([0, 0, 15, 15.0])
+    want = [-1.25, -1.25, -5 * np.log(2), -5 * np.log(2)]
+    code = boxes.encode(box, anchor, (10, 10, 5, 5), inclusive=True)
+    np.testing.assert_allclose(code, want, rtol=1e-6)
+    back = boxes.decode(code, anchor, (10, 10, 5, 5), inclusive=True)
+    np.testing.assert_allclose(back, box, rtol=1e-5)
+    clipped = boxes.clip(np.array([-1, 5, 30, 70], np.float32), (20, 60), inclusive=True)
+    np.testing.assert_array_equal(clipped, [0, 5, 19, 59])
+
+
+@pytest.mark.parametrize('name', ['unit', '10_10_5_5'])
+def test_equals_tf1(name):
+    stored = tf1.arrays('ops')
+    weights = boxes.UNIT_WEIGHTS if name == 'unit' else (10, 10, 5, 5)
+    anchors = stored['coder_anchors']
+    decoded = boxes.decode(stored['coder_codes'], anchors, weights, inclusive=True)
+    np.testing.assert_allclose(decoded, stored[f'coder_decoded/{name}'], 1e-6, 1e-5)
+    encoded = boxes.encode(stored['coder_boxes'], anchors, weights, inclusive=True)
+    np.testing.assert_allclose(encoded, stored[f'coder_encoded/{name}'], 1e-6, 1e-6)
+    if name == 'unit':
+        clipped = boxes.clip(decoded, (60, 80), inclusive=True)
+        np.testing.assert_allclose(clipped, stored['coder_clipped'], 1e-6, 1e-5)

@@ -6,6 +6,7 @@ import pytest
 
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops import nms
+from tests import tf1
 
 SIZE = (64, 64)
 
@@ -89,3 +90,46 @@ def test_empty_boxes_end_the_loop():
     boxes = np.zeros((5, 4), np.float32)
     found = nms.greedy(boxes, np.full(5, 0.5, np.float32), np.zeros(5, np.int32), nms.Rules())
     assert int(found.valid.sum()) == 5  # empty boxes overlap nothing, not even themselves
+
+
+suppress = jax.jit(nms.suppress, static_argnames=('iou', 'limit', 'at_threshold', 'block'))
+
+
+def random_boxes(seed, count):
+    """Boxes in clusters, so that chains of suppression are long; f32[count,4]."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 60, (5, 2))[rng.integers(0, 5, count)] + rng.normal(0, 6, (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(8, 24, (count, 2))], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize(('iou', 'limit'), [(0.2, 200), (0.5, 30), (0.7, 200)])
+def test_blocks_equal_greedy(iou, limit):
+    boxes, count = random_boxes(3, 150), 150
+    valid = np.random.default_rng(4).random(count) < 0.9
+    boxes[~valid] = np.nan
+    want = []
+    for row in np.flatnonzero(valid):
+        if not want or overlaps_of(boxes[row], boxes[want]).max() <= iou:
+            want.append(row)
+    for block in (32, 256):
+        keep = suppress(boxes, valid, iou, limit, block=block)
+        np.testing.assert_array_equal(np.flatnonzero(keep), want[:limit])
+
+
+def test_overlap_of_exactly_the_threshold():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 20, 20]], np.float32)  # 50 of 100
+    valid = np.ones(3, bool)
+    np.testing.assert_array_equal(suppress(boxes, valid, 0.5, 3), [True, True, True])
+    np.testing.assert_array_equal(suppress(boxes, valid, 0.5, 3, True), [True, False, True])
+
+
+@pytest.mark.parametrize(('limit', 'iou'), [(1000, 0.7), (150, 0.5)])
+def test_equals_tf1(limit, iou):
+    # TF1's is right from 0.5 on only; below, it keeps boxes that it should not and the reverse.
+    stored = tf1.arrays('ops')
+    boxes, scores = stored['nms_boxes'][0], stored['nms_scores'][0]
+    keep = np.flatnonzero(suppress(boxes, boxes.any(1), iou, limit, at_threshold=True))
+    theirs, their_boxes = (stored[f'nms_out_{k}/{limit}_{iou}'][0] for k in ('scores', 'boxes'))
+    assert len(keep) == (theirs > -1).sum()
+    np.testing.assert_array_equal(scores[keep], theirs[: len(keep)])
+    np.testing.assert_array_equal(boxes[keep], their_boxes[: len(keep)])
