@@ -31,9 +31,6 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 Image.MAX_IMAGE_PIXELS = None  # Pillow decodes nothing here; the limit is decode_image's
 
 ORIENTATION = 0x0112  # EXIF's tag
-MAX_PIXELS = 1 << 30  # OpenCV's limit, which it refuses to exceed; simplejpeg has none
-
-
 MAX_PIXELS = 120_000_000  # default of data.max_pixels: 360 MB decoded, in every reading thread
 
 
@@ -140,11 +137,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
     Not strict: a byte that is wrong in the middle spoils some pixels, as in TensorFlow and OpenCV.
     """
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        if height * width > MAX_PIXELS:
-            return None
         return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, strict=False)
-    except (ValueError, KeyError):  # KeyError: a header of no known subsampling
+    except ValueError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""What the tests against the Model Garden share: stored outputs, models and errors."""
+"""Loads stored outputs of the Model Garden, runs our models and measures how far they are apart."""
 
 import functools
 import pathlib
