@@ -117,5 +117,7 @@ class FeatureMap:
 
 def wanted_layout(policy: Policy, level: int, images: int, width: int) -> Layout:
     """How maps of `level` should lie, `images` of them on a device and `width` wide."""
-    # In this order: the number of images may be symbolic, and is compared for strips alone.
-    return Layout(strip_ops.count(images, width)) if level <= policy.deepest_strips else WHOLE
+    if not 0 < level <= policy.deepest_strips:  # the stem takes images as they are
+        return WHOLE
+    # Only here: the number of images may be symbolic, which cannot be compared.
+    return Layout(strip_ops.count(images, width))
