@@ -292,7 +292,7 @@ def use_settings(config: Any) -> str:
     import jax
 
     from spinenet_jax import settings
-    from spinenet_jax.data.build import SOURCES, eval_row
+    from spinenet_jax.data.batch import NO_RECORD
     from spinenet_jax.tasks.build import build_task
     from spinenet_jax.training import optim
 
@@ -303,10 +303,9 @@ def use_settings(config: Any) -> str:
     optim.make_optimizer(config.optim, schedule)
     rates = jax.jit(jax.vmap(schedule))(np.array([0, steps // 2, steps - 1]))
     promise(bool(np.isfinite(rates).all() and (rates >= 0).all()), f'rates {rates}')
-    if SOURCES[config.data.source] == config.task:
-        build_task(config)
-        if max(config.data.image_size) <= 1024:
-            eval_row(config.data)({'label': 1}, np.zeros((30, 40, 3), np.uint8))
+    task = build_task(config)
+    if max(task.image_size) <= 1024:
+        task.rows.eval(NO_RECORD, np.zeros((30, 40, 3), np.uint8))
     return 'legal'
 
 
