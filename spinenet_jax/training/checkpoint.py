@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
 from spinenet_jax.training.state import TrainState
 
@@ -27,8 +28,12 @@ BEST = 'best.json'
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-    """The path made absolute where it is local; gs:// and the like are left as they are."""
+    """The path made absolute where it is local; gs:// and the like are left as they are.
+
+    UserError where a bucket cannot be reached.
+    """
     text = os.fspath(path)
+    buckets.check(text)
     return epath.Path(text if '://' in text else os.path.abspath(os.path.expanduser(text)))
 
 
