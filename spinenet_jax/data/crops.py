@@ -1,4 +1,4 @@
-"""Which part of an image does a classifier see, in training and in evaluation?
+"""Crops images for classification, at random in training and centrally in evaluation.
 
 The random crop of the Inception papers as TensorFlow draws it, and the central crop of the
 published evaluations. Both are resized bilinearly without antialiasing, as the TF1 original does.
