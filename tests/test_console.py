@@ -105,7 +105,8 @@ def test_lines_and_progress_bars_do_not_run_into_each_other():
     assert 'building' in text[:first_bar], 'no bar before the first step is done'
 
 
-def test_log_file_has_the_prefix_with_date_and_place(tmp_path):
+def test_log_file_has_the_prefix_with_date_and_place(tmp_path, caplog):
+    caplog.handler.setLevel(logging.CRITICAL)  # what it keeps must be sent to another process
     path = tmp_path / 'train.log'
     absl_logging.get_absl_logger().setLevel(logging.INFO)
     for message in ('first', 'second'):
