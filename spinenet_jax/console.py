@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-LIBRARIES = ('orbax', 'grain', 'etils', 'jax')  # packages whose INFO lines are not for a user
+LIBRARIES = ('orbax', 'grain', 'etils', 'jax', 'asyncio')  # their INFO lines are not for a user
 
 
 def start() -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,12 @@ from spinenet_jax import settings
 from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
+from spinenet_jax.files import DamagedFileError, absolute, read_json
 from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
-from spinenet_jax.training.checkpoint import absolute, load_model
+from spinenet_jax.training.checkpoint import load_model
 from spinenet_jax.training.step import make_eval_step
 
 
@@ -42,7 +42,7 @@ class Trained:
     """
 
     config: ConfigDict
-    task: Task[Any, Any, Any]
+    task: Task
     eval_step: EvalStep
     params: optax.Params
     batch_stats: optax.Params
@@ -110,14 +110,22 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
 
 
 def read_categories(workdir: str | os.PathLike) -> list[Category]:
-    """The classes of a run, from its categories.json; none if it is not there."""
+    """The classes of a run, from its categories.json; none if it is not there.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     folder = absolute(workdir)
     if folder.parent.name == 'checkpoints':
         folder = folder.parent.parent
     path = folder / 'categories.json'
-    if not path.exists():
-        return []
-    return [Category(c['label'], c['id'], c['name']) for c in json.loads(path.read_text())]
+    try:
+        rows = read_json(path) or []
+        return [Category(int(c['label']), int(c['id']), str(c['name'])) for c in rows]
+    except (DamagedFileError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{path} does not hold the classes of a run: train.py on this workdir writes it anew'
+        ) from error
 
 
 def _check_fits(

@@ -19,6 +19,7 @@ INTERRUPTED = 'interrupted'
 SECOND = 'interrupted again: left at once'
 
 _answer: Callable[[int], None] | None = None
+_raised = False  # whether the main thread has had its KeyboardInterrupt
 _reader: int | None = None
 _leave: Callable[[str, int], None] | None = None
 
@@ -84,8 +85,10 @@ def nothing_to_save(number: int) -> None:
 
 
 def _in_main_thread(number: int, frame: object) -> None:
+    global _raised
     del frame
-    if _answer is None and number == signal.SIGINT:
+    if _answer is None and number == signal.SIGINT and not _raised:
+        _raised = True
         raise KeyboardInterrupt
 
 

@@ -16,7 +16,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from spinenet_jax import console, interrupts
-from spinenet_jax.errors import RunError, UserError
+from spinenet_jax.errors import WORLD, RunError, UserError
 
 FLAGS = flags.FLAGS
 OUT_OF_MEMORY = (
@@ -26,27 +26,6 @@ OUT_OF_MEMORY = (
 OUT_OF_MEMORY_INFERENCE = (
     'the model does not fit the memory of the device: try a smaller --config.eval.batch_size'
 )
-# What the world may do to any file operation, and what there is to do about it.
-WORLD = {
-    errno.ENOSPC: 'make room',
-    errno.EDQUOT: 'make room in your quota',
-    errno.EACCES: 'give this user the right, or use another folder',
-    errno.EPERM: 'give this user the right, or use another folder',
-    errno.EROFS: 'use a folder that can be written',
-    errno.EISDIR: 'a folder is where a file should be: move it away',
-    errno.ENOTDIR: 'a file is where a folder should be: move it away',
-    errno.EEXIST: 'a file is where a folder should be: move it away',
-    errno.ENOTEMPTY: 'a folder is where a file should be: move it away',
-    errno.ENOENT: 'it was there before, or a folder above it is missing',
-    errno.ENAMETOOLONG: 'use a shorter name',
-    errno.ELOOP: 'links lead in a circle there',
-    errno.EIO: 'look after the disk',
-    errno.ESTALE: 'the network file system lost it: mount it again',
-    errno.EMFILE: 'raise the limit of open files (ulimit -n)',
-    errno.ENFILE: 'too many files are open on this machine',
-    errno.ETXTBSY: 'another program uses it',
-    errno.ETIMEDOUT: 'the file system did not answer in time',
-}
 LONGEST_LINE = 400  # characters of a message; libraries may print whole dictionaries
 CLOSED_PIPE = 141  # exit status, as the shell gives it
 

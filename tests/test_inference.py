@@ -100,6 +100,13 @@ def test_missing_files_are_named(tmp_path):
     assert inference.read_categories(tmp_path) == []
 
 
+@pytest.mark.parametrize('content', ['', '{', '\udcff', '3', '{"a": 1}', '[1]', '[{"label": "x"}]'])
+def test_damaged_classes_are_one_line(tmp_path, content):
+    (tmp_path / 'categories.json').write_text(content, errors='surrogateescape')
+    with pytest.raises(UserError, match=r'categories\.json does not hold the classes of a run'):
+        inference.read_categories(tmp_path)
+
+
 def test_labels_must_mean_the_same_in_model_and_data(run):
     own = inference.read_categories(run)
     check_categories(own, CATEGORIES)

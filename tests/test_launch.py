@@ -4,8 +4,12 @@ import os
 import resource
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import pytest
+
+from spinenet_jax import launch
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COCO = '--config=configs/retinanet.py:49-B'
@@ -31,7 +35,7 @@ def start(*words):
         ((COCO, 'extra'), "unexpected argument 'extra'"),
         ((), '--config must have a value'),
         (('--config=',), '--config is empty'),
-        (('--config=README.md',), 'README.md:23: not a Python file that gives a config'),
+        (('--config=README.md',), ': not a Python file that gives a config'),
         (('--config=docs/spinenet49.png',), 'spinenet49.png:1: not a Python file'),
         (('--config=configs',), '--config=configs: not a file'),
         (('--config=tools/tpu_table.py',), 'has no function get_config()'),
@@ -119,17 +123,118 @@ def test_help_is_quick():
     assert '--workdir' in done.stdout and '--coordinator_address' in done.stdout
 
 
-def test_too_little_memory_is_one_line_that_says_what_to_turn():
-    code = """if True:
-        import jax
-        from spinenet_jax import launch
+def run_main(body, ending='', **launch_arguments):
+    """A script whose main does `body`; returns its process, ended."""
+    arguments = ''.join(f', {name}={value!r}' for name, value in launch_arguments.items())
+    program = (
+        'import errno, os, signal, sys, time\n'
+        'from spinenet_jax import interrupts, launch\n'
+        'from spinenet_jax.errors import RunError, UserError\n'
+        'def main():\n'
+        f'{textwrap.indent(textwrap.dedent(body), "    ")}\n'
+        f'launch.run(main{arguments})\n'
+    )
+    return subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
 
-        def main():
-            raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: allocating 9 bytes')
 
-        launch.run(main)
-    """
-    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ('advice', 'words'),
+    [('OUT_OF_MEMORY', '--config.train.remat=True'),
+     ('OUT_OF_MEMORY_INFERENCE', 'a smaller --config.eval.batch_size')],
+)  # fmt: skip
+def test_too_little_memory_is_one_line_that_says_what_to_turn(advice, words):
+    text = getattr(launch, advice)
+    done = run_main("raise RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')", out_of_memory=text)
     assert done.returncode == 2
-    assert '--config.train.remat=True' in done.stderr and 'allocating 9 bytes' in done.stderr
+    assert words in done.stderr and '9 bytes' in done.stderr
     assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('script', ['eval.py', 'predict.py'])
+def test_evaluation_and_prediction_give_advice_that_fits_there(script):
+    text = (Path(ROOT) / script).read_text()
+    assert 'out_of_memory=launch.OUT_OF_MEMORY_INFERENCE' in text
+
+
+@pytest.mark.parametrize(
+    ('body', 'status', 'line'),
+    [
+        ("raise UserError('this is wrong')", 2, 'error: this is wrong'),
+        ("raise RunError('a host was lost')", 1, 'error: a host was lost'),
+        (
+            "raise OSError(errno.ENOSPC, 'No space left on device', '/a/b')",
+            1,
+            'error: /a/b: No space left on device: make room',
+        ),
+        ("open('/proc/nothing', 'w')", 1, 'error: /proc/nothing: No such file or directory'),
+        ("open('/', 'w')", 1, 'error: /: Is a directory: a folder is where a file should be'),
+        ("open('/dev/null/x', 'w')", 1, 'error: /dev/null/x: Not a directory: a file is where'),
+        ("open('/' + 300 * 'x')", 1, 'File name too long: use a shorter name'),
+        ('raise KeyboardInterrupt', 130, 'interrupted'),
+    ],
+)
+def test_what_is_not_our_mistake_is_one_line(body, status, line):
+    done = run_main(body)
+    assert done.returncode == status
+    assert line in done.stderr and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    'body', ["raise KeyError('a')", "raise OSError('no number')", "raise RuntimeError('b')"]
+)
+def test_a_bug_keeps_its_traceback(body):
+    done = run_main(body)
+    assert done.returncode == 1 and 'Traceback' in done.stderr
+
+
+SEND = 'os.kill(os.getpid(), signal.SIGINT); '
+# What holds the main thread without looking at signals, as XLA does while it compiles. bz2 lets
+# other threads run meanwhile; a regular expression would not.
+LONG_CALL = 'import bz2; data = os.urandom(1 << 20) * 60; bz2.compress(data)'
+
+
+def test_ctrl_c_ends_a_long_call_of_a_script_that_has_nothing_to_save():
+    done = run_main(
+        f"""
+        import threading
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        {LONG_CALL}
+        print('went on')
+        """,
+        at_once=True,
+    )
+    assert done.returncode == 130 and done.stdout == ''
+    assert done.stderr == 'interrupted: there was nothing new to save\n'
+
+
+def test_ctrl_c_that_python_swallows_is_not_lost():
+    """As a KeyboardInterrupt in a destructor is; here by code that catches too much."""
+    swallowing = f"""
+        try:
+            {SEND}time.sleep(5)
+        except BaseException:
+            pass
+        {{}}
+        print('went on')
+        """
+    done = run_main(swallowing.format(''), at_once=True)
+    assert done.returncode == 130 and done.stdout == ''
+    done = run_main(swallowing.format(f'{SEND}time.sleep(5)'))
+    assert done.returncode == 130 and done.stdout == ''
+    assert done.stderr == 'interrupted again: left at once\n'
+
+
+def test_finally_of_a_script_runs_at_the_first_ctrl_c():
+    """predict.py writes what it has."""
+    done = run_main(
+        f"""
+        try:
+            {SEND}time.sleep(5)
+        finally:
+            print('written')
+        """
+    )
+    assert done.returncode == 130 and done.stdout == 'written\n'
+    assert done.stderr == 'interrupted\n'

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.analysis.cost import Cost, config_cost
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import absolute
 from spinenet_jax.models.graph import Graph, Scaling, load, to_text, validate
 from spinenet_jax.search.controller import Controller, Evolution, Random
 from spinenet_jax.search.engine import Engine, ProcessEngine
@@ -23,7 +24,6 @@ from spinenet_jax.search.policy import PolicySettings, RecurrentController
 from spinenet_jax.search.process import MODULE, child_environment
 from spinenet_jax.search.run import Plan, Search
 from spinenet_jax.search.space import SPACES, Decisions, Space, decode, why_invalid
-from spinenet_jax.training.checkpoint import absolute
 
 ENGINES = ('local', 'ray')
 PROXY = 'spinenet_jax.search.proxy:evaluate'

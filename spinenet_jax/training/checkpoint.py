@@ -13,12 +13,12 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from os import PathLike
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from spinenet_jax.errors import RunError, UserError
+from spinenet_jax.errors import WORLD, RunError, UserError
 from spinenet_jax.files import DamagedFileError, absolute, read_json, write_json
 from spinenet_jax.training import distributed
 from spinenet_jax.training.state import TrainState
@@ -69,7 +69,7 @@ class Checkpoints:
     All processes of a run hold one and call it alike; process 0 writes and decides.
     """
 
-    def __init__(self, workdir: str | PathLike, keep: int = 1) -> None:
+    def __init__(self, workdir: str | os.PathLike, keep: int = 1) -> None:
         """keep: how many of the latest to hold on to, at least 1; the best comes on top."""
         self._workdir = absolute(workdir)
         self.folder = self._workdir / FOLDER
@@ -85,8 +85,11 @@ class Checkpoints:
                 [preservation_policy.LatestN(keep), _BestStep(self)]
             ),
             cleanup_tmp_directories=True,
+            # Created in a thread, a folder that cannot be made is noticed by whoever waits for it
+            # after ten minutes.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with _written(f'{self.folder} cannot be used'):
+        with self._writing('cannot be used'):
             return ocp.CheckpointManager(self.folder, options=options, handler_registry=handlers)
 
     @property
@@ -112,7 +115,7 @@ class Checkpoints:
         arrays = jax.tree.map(np.asarray, state)
         model = {'params': arrays.params, 'batch_stats': arrays.batch_stats}
         optimizer = {'opt_state': arrays.opt_state, 'step': arrays.step}
-        with _written(f'checkpoint {step} in {self.folder} could not be written'):
+        with self._writing(f'could not take checkpoint {step}'):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -125,7 +128,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what is being written is committed; RunError if it could not be."""
-        with _written(f'the last checkpoint in {self.folder} could not be written'):
+        with self._writing(f'could not take checkpoint {self.latest_step}'):
             self._manager.wait_until_finished()
 
     def note_evaluation(self, step: int, metric: str, value: float) -> bool:
@@ -212,8 +215,27 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with _written(f'{self.folder} could not be closed'):
+            with self._writing('could not be closed'):
                 self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Turns what Orbax raises when the world does not let it write into one line."""
+        _drop_late_futures()
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            number = _os_error(error)
+            if number is None:
+                raise
+            kept = max(committed_steps(self.folder), default=None)
+            after = (
+                'no checkpoint was saved before' if kept is None else f'checkpoint {kept} is kept'
+            )
+            raise RunError(
+                f'{self.folder} {what} ({os.strerror(number)}); {after}: '
+                f'{WORLD.get(number, "see to that")}, then start the same command again'
+            ) from error
 
 
 class _BestStep:
@@ -233,7 +255,7 @@ class _BestStep:
         return [best is not None and info.step == best.step for info in checkpoints]
 
 
-def load_model(path: str | PathLike, which: str = 'best') -> tuple[dict[str, Any], int]:
+def load_model(path: str | os.PathLike, which: str = 'best') -> tuple[dict[str, Any], int]:
     """Read the weights of a run, without its optimizer; the run may go on meanwhile.
 
     Args:
@@ -313,10 +335,15 @@ def _known(steps: Sequence[int]) -> str:
 
 def committed_steps(folder: epath.Path) -> list[int]:
     """The steps in a folder of checkpoints that Orbax counts as committed, in order."""
-    try:
-        return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
-    except FileNotFoundError:  # deleted while it was listed
-        return committed_steps(folder)
+    names = ocp.path.step.standard_name_format()
+    for attempt in range(READ_ATTEMPTS):
+        if attempt:
+            time.sleep(READ_AGAIN_SECONDS)
+        try:
+            return sorted(found.step for found in names.find_all(folder))
+        except FileNotFoundError:  # one was deleted while it was looked at
+            continue
+    return []
 
 
 def read_best(workdir: epath.Path) -> Best | None:
@@ -361,18 +388,18 @@ def _read_sound(path: epath.Path, items: Sequence[str]) -> dict[str, Arrays]:
     Raises:
       DamagedCheckpointError: something is missing, cut, or not what was written.
     """
+    _drop_late_futures()
     found = {}
-    with _quiet_futures():
-        try:
-            for item in items:
-                handler = ocp.handlers.StandardCheckpointHandler()
-                tree = handler.restore(path / item, args=ocp.args.StandardRestore())
-                found[item] = _flat(tree)
-            digests = _read_digest(path)
-        except PermissionError:
-            raise
-        except DAMAGE as error:
-            raise DamagedCheckpointError(_first_words(error)) from error
+    try:
+        for item in items:
+            handler = ocp.handlers.StandardCheckpointHandler()
+            tree = handler.restore(path / item, args=ocp.args.StandardRestore())
+            found[item] = _flat(tree)
+        digests = _read_digest(path)
+    except PermissionError:
+        raise
+    except DAMAGE as error:
+        raise DamagedCheckpointError(_first_words(error)) from error
     for item in items if digests is not None else ():
         _compare(found[item], digests.get(item))
     return found
@@ -502,41 +529,38 @@ def _fill(like: TrainState, found: Mapping[str, Arrays], where: str) -> TrainSta
     )
 
 
-@contextlib.contextmanager
-def _written(what: str) -> Iterator[None]:
-    """Turns what Orbax raises when the world does not let it write into one line.
+def _os_error(error: OSError | ValueError) -> int | None:
+    """The number of the error of the operating system that Orbax met; None if it met none.
 
-    tensorstore raises ValueError with the error of the operating system in its text; a ValueError
-    without one is a mistake of ours and keeps its traceback.
+    tensorstore raises ValueError with that number in its text; a ValueError without one is a
+    mistake of ours.
     """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f'{what} ({error.strerror or _first_words(error)})') from error
-    except ValueError as error:
-        found = re.search(r'OS error \d+: \w+ ([^\]]*)', str(error))
-        if not found:
-            raise
-        raise RunError(f'{what} ({found[1]})') from error
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
-@contextlib.contextmanager
-def _quiet_futures() -> Iterator[None]:
-    """Keeps a read that fails from leaving tracebacks of the reads beside it.
+def _drop_late_futures() -> None:
+    """Keeps a read or a write that fails from leaving tracebacks of those beside it.
 
     Orbax closes its event loop at the first error; tensorstore's threads then report the others
-    to a closed loop, each with a traceback nobody can catch, and some after Orbax has returned.
-    So after an error the filter stays.
+    to a closed loop, each with a traceback that nobody can catch, and some after Orbax has
+    returned. So the filter stays.
     """
     before = sys.unraisablehook
+    if before is _unraisable:
+        return
+    _others.append(before)
+    sys.unraisablehook = _unraisable
 
-    def filtered(unraisable):
-        if str(unraisable.exc_value) != 'Event loop is closed':
-            before(unraisable)
 
-    sys.unraisablehook = filtered
-    yield
-    sys.unraisablehook = before
+_others: list[Callable[[Any], object]] = []  # the hook that was there before
+
+
+def _unraisable(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+        _others[-1](unraisable)
 
 
 def _first_words(error: Exception) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from spinenet_jax import interrupts
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import DamagedFileError, is_remote, read_json, write_atomically
 
@@ -36,8 +37,8 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 class Lock:
     """Ownership of a workdir, until `release` or the end of the process."""
 
-    def __init__(self, release: Callable[[], None], lost: Callable[[], bool]) -> None:
-        self._release, self.lost = release, lost
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
 
     def release(self) -> None:
         """Give the workdir back; a second call does nothing."""
@@ -70,7 +71,7 @@ def acquire(workdir: epath.Path) -> Lock:
         return _Lease(workdir).take()
     os.ftruncate(handle, 0)
     os.write(handle, json.dumps(_owner()).encode())
-    return Lock(lambda: os.close(handle), lambda: False)
+    return Lock(lambda: os.close(handle))
 
 
 def _owner() -> dict[str, Any]:
@@ -97,6 +98,14 @@ def _parse(data: bytes) -> dict[str, Any]:
         return {}
 
 
+def _tell_lost(workdir: epath.Path) -> None:
+    """Another run took over while this one was stopped: it must not write any more."""
+    line = f'{workdir}: another run took over while this one was stopped'
+    if interrupts.installed():
+        interrupts.leave(f'error: {line}', 1)
+    logging.error('%s: it must not go on', line)
+
+
 class _Lease:
     """A file that its owner renews; good as long as clocks and the store are."""
 
@@ -105,7 +114,6 @@ class _Lease:
         self._renew_seconds = renew_seconds
         self._token = uuid.uuid4().hex
         self._stopped = threading.Event()
-        self._lost = False
 
     def take(self) -> Lock:
         """Own it, after a look at whether somebody else does; UserError if so."""
@@ -126,14 +134,14 @@ class _Lease:
         if now.get('token') != self._token:
             raise UserError(_taken(self._workdir, _parse(json.dumps(now).encode())))
         threading.Thread(target=self._renew, name='lease', daemon=True).start()
-        return Lock(self._give_back, lambda: self._lost)
+        return Lock(self._give_back)
 
     def _renew(self) -> None:
         while not self._stopped.wait(self._renew_seconds):
             try:
                 token = self._read().get('token')
                 if token not in (None, self._token):
-                    self._lost = True  # taken over while this process was stopped
+                    _tell_lost(self._workdir)
                     return
                 self._write()
             except OSError as error:

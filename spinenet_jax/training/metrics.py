@@ -5,6 +5,7 @@ On a terminal there is a progress bar below the log lines; the lines are the sam
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -237,6 +238,7 @@ class _Board:
 
     def __init__(self, folder: str, start_step: int) -> None:
         """Hides what an earlier process wrote beyond the step."""
+        self._folder = folder
         self._writer = event_file_writer.EventsWriter(
             os.path.join(folder, 'events'), filename_suffix=f'.{os.getpid()}'
         )
@@ -247,12 +249,17 @@ class _Board:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of one step, flushed."""
-        for name, value in values.items():
-            self._event(step, summary=summary.scalar(name, value))
-        self._writer.flush()
+        try:
+            for name, value in values.items():
+                self._event(step, summary=summary.scalar(name, value))
+            self._writer.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._folder) from error
 
     def close(self) -> None:
-        self._writer.close()
+        """Ends the file; what a full disk did not take was said before."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
     def _event(self, step, **content):
         self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))

@@ -67,6 +67,8 @@ class PreemptionWatch:
         """
         if not self._distributed:  # several processes can only leave together, at a step
             self._finish = finish
+            if self._asked and interrupts.installed():
+                _leave_saved(finish)
         try:
             yield
         finally:

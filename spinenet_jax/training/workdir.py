@@ -101,6 +101,9 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
         return ''
     if old is None:
         return ''
+    if not (isinstance(old, dict) and set(FIXED) <= old.keys()):
+        logging.warning('%s holds something else than settings: it is written anew', path)
+        return ''
     # Over today's defaults: a workdir from before a setting existed has its default.
     old = json.loads(settings.from_saved(old, str(path))[0].to_json())
     changes = distributed.differences(old, new)

@@ -103,9 +103,11 @@ class SquareRow:
 class TwoStage(nn.Module):
     """A map of cells, and three heads that look at single cells."""
 
+    axis_name: str | None = 'batch'
+
     def setup(self):
         self.conv = nn.Conv(8, (CELL, CELL), (CELL, CELL), use_bias=False)
-        self.norm = nn.BatchNorm(axis_name='batch')
+        self.norm = nn.BatchNorm(axis_name=self.axis_name)
         self.dropout = nn.Dropout(0.1)
         self.objectness, self.classes = nn.Dense(1), nn.Dense(CLASSES)
         self.masks = nn.Dense(CELL * CELL)
