@@ -8,7 +8,12 @@ import pytest
 from spinenet_jax.errors import UserError
 from spinenet_jax.search import controller as controllers
 from spinenet_jax.search.controller import Evolution, Proposal, Random, mutate
-from spinenet_jax.search.policy import PolicySettings, RecurrentController, masked_log_softmax
+from spinenet_jax.search.policy import (
+    PolicySettings,
+    RecurrentController,
+    _Batch,
+    masked_log_softmax,
+)
 from spinenet_jax.search.space import SPACES, decode, draw, draw_valid, why_invalid
 from tests.search.made import SMALL, accepts, closeness, noisy
 
@@ -100,62 +105,62 @@ def test_sampling_follows_the_probabilities():
     params['params']['bias'] = params['params']['bias'].at[0, :3].set(bias)
     controller.params = params
     rng = np.random.default_rng(0)
-    first = [controller._sample(rng).decisions[0] for _ in range(150)]
-    assert abs(first.count(1) / 150 - 4 / 6) < 0.12
+    first = [controller._sample(rng).decisions[0] for _ in range(100)]
+    assert abs(first.count(1) / 100 - 4 / 6) < 0.15
     assert first.count(0) > 10
     assert first.count(2) > 10
 
 
-def gradient_of(algorithm, old_logs, advantage, entropy=0.0):
-    """Gradient of the loss of one candidate by the bias of the first decision taken."""
-    settings = QUICK._replace(algorithm=algorithm, entropy=entropy)
-    controller = RecurrentController(SMALL, accepts(SMALL), 0, settings)
+@pytest.fixture(scope='module')
+def gradients():
+    """(algorithm, entropy) -> function of (params, batch): the gradient by the biases."""
+    controller = RecurrentController(SMALL, accepts(SMALL), 0, QUICK)
     proposal = controller.ask(0)
-    from spinenet_jax.search.policy import _Batch
 
-    logs = np.array(proposal.log_probabilities) + old_logs
-    batch = _Batch(
-        jnp.array([proposal.decisions]),
-        jnp.array([SMALL.masks(proposal.decisions)]),
-        jnp.array([logs], jnp.float32),
-        jnp.array([advantage]),
-    )
-    gradient = jax.grad(controller._loss)(controller.params, batch)['params']['bias']
-    probability = np.exp(proposal.log_probabilities[0])
-    return float(gradient[0, proposal.decisions[0]]), probability
+    def batch(old, advantage):
+        logs = np.array(proposal.log_probabilities) + old
+        return _Batch(
+            jnp.array([proposal.decisions]),
+            jnp.array([SMALL.masks(proposal.decisions)]),
+            jnp.array([logs], jnp.float32),
+            jnp.array([advantage]),
+        )
+
+    def make(algorithm, entropy=0.0):
+        controller._settings = QUICK._replace(algorithm=algorithm, entropy=entropy)
+        gradient = jax.jit(jax.grad(controller._loss))
+        return lambda old, advantage, params=controller.params: np.asarray(
+            gradient(params, batch(old, advantage))['params']['bias']
+        )
+
+    return make, proposal, controller.params
 
 
-def test_gradients_by_hand():
+def test_gradients_by_hand(gradients):
+    make, proposal, _ = gradients
+    option, p = proposal.decisions[0], np.exp(proposal.log_probabilities[0])
     # REINFORCE: d(-A log p)/d score of the option taken = -A (1 - p), whatever p was at sampling.
+    reinforce = make('reinforce')
     for old in (0.0, 1.0):
-        gradient, p = gradient_of('reinforce', old, 2.0)
-        assert gradient == pytest.approx(-2.0 * (1 - p), rel=1e-4)
-    # PPO: the same at ratio 1; the ratio times it while within the clip ...
-    assert gradient_of('ppo', 0.0, 2.0)[0] == pytest.approx(-2.0 * (1 - p), rel=1e-4)
-    gradient, _ = gradient_of('ppo', -np.log(1.1), 2.0)
-    assert gradient == pytest.approx(-1.1 * 2.0 * (1 - p), rel=1e-4)
+        assert reinforce(old, 2.0)[0, option] == pytest.approx(-2.0 * (1 - p), rel=1e-4)
+    # PPO: the same at ratio 1; times the ratio while that is within the clip ...
+    ppo = make('ppo')
+    assert ppo(0.0, 2.0)[0, option] == pytest.approx(-2.0 * (1 - p), rel=1e-4)
+    assert ppo(-np.log(1.1), 2.0)[0, option] == pytest.approx(-1.1 * 2.0 * (1 - p), rel=1e-4)
     # ... nothing where a good one has gained more than that, or a bad one lost more,
-    assert gradient_of('ppo', -np.log(1.5), 2.0)[0] == 0.0
-    assert gradient_of('ppo', np.log(1.5), -2.0)[0] == 0.0
+    assert ppo(-np.log(1.5), 2.0)[0, option] == 0.0
+    assert ppo(np.log(1.5), -2.0)[0, option] == 0.0
     # and everything where the change goes the wrong way.
-    assert gradient_of('ppo', -np.log(1.5), -2.0)[0] == pytest.approx(1.5 * 2.0 * (1 - p), rel=1e-4)
+    assert ppo(-np.log(1.5), -2.0)[0, option] == pytest.approx(1.5 * 2.0 * (1 - p), rel=1e-4)
 
 
-def test_entropy_pulls_towards_an_even_choice():
-    controller = MAKERS['ppo'](0)
-    params = jax.tree.map(jnp.zeros_like, controller.params)
-    params['params']['bias'] = params['params']['bias'].at[0, 0].set(2.0)
-    controller.params = params
-    gradient, _ = gradient_of('ppo', 0.0, 0.0, entropy=0.0)
-    assert gradient == 0.0
-    from spinenet_jax.search.policy import _Batch
-
-    decisions = draw(SMALL, np.random.default_rng(0))
-    masks = jnp.array([SMALL.masks(decisions)])
-    batch = _Batch(jnp.array([decisions]), masks, jnp.zeros((1, len(decisions))), jnp.zeros(1))
-    controller._settings = QUICK._replace(entropy=1.0)
-    gradient = jax.grad(controller._loss)(params, batch)['params']['bias'][0]
-    assert gradient[0] > 0 > gradient[1]
+def test_entropy_pulls_towards_an_even_choice(gradients):
+    make, _, params = gradients
+    uneven = jax.tree.map(jnp.zeros_like, params)
+    uneven['params']['bias'] = uneven['params']['bias'].at[0, 0].set(2.0)
+    gradient = make('ppo', entropy=1.0)(0.0, 0.0, uneven)
+    assert gradient[0, 0] > 0 > gradient[0, 1]
+    np.testing.assert_allclose(gradient[1:], 0.0, atol=1e-6)  # even already
 
 
 def test_baseline_moves():
