@@ -5,11 +5,12 @@
 Makes ground truth like val2017's (80 classes of very different frequency, 7.3 boxes an image, two
 fifths of them small) and detections, 100 an image, of which some are near a true box. Scores them
 with our CocoEvaluator, each backend in a process of its own. Prints one JSON line each (with
---record also appended to benchmarks/logs/coco_evaluation.jsonl): seconds of collecting (`collect_s`) and of
-scoring (`score_s`), and the peak memory of the process, detections included. Their metrics must be
-equal, up to the order in which means are added up. With --masks, every object and detection has a
-mask, an ellipse; `paste_s` is the time for pasting 28 x 28 probabilities into the images, and
-`paste_cpu_s` and `score_cpu_s` are processor seconds, which say more on a machine that is shared.
+--record also appended to benchmarks/logs/coco_evaluation.jsonl): seconds of collecting
+(`collect_s`) and of scoring (`score_s`), and the peak memory of the process, detections included.
+Their metrics must be equal, up to the order in which means are added up. With --masks, every object
+and detection has a mask, an ellipse; `paste_s` is the time for pasting 28 x 28 probabilities into
+the images, and `paste_cpu_s` and `score_cpu_s` are processor seconds, which say more on a machine
+that is shared.
 """
 
 import argparse
