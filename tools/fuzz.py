@@ -84,7 +84,7 @@ def run_case(kind: str, seed: int, folder: Path) -> Outcome:
 def _import_readers() -> None:
     """Imports what takes seconds, so that it does not count as a part of a case."""
     from spinenet_jax import prediction  # noqa: F401
-    from spinenet_jax.evaluation import build  # noqa: F401
+    from spinenet_jax.tasks import build  # noqa: F401
     from spinenet_jax.training import optim  # noqa: F401
 
 
@@ -206,7 +206,7 @@ def damaged_bytes(rng: random.Random, content: bytes) -> bytes:
 
 def use_coco(folder: Path) -> str:
     """Trains on and evaluates a directory as the scripts do, without a network."""
-    from spinenet_jax.data.build import eval_batches, train_batches
+    from spinenet_jax.data.build import box_rows, eval_batches, train_batches
     from spinenet_jax.data.coco import CocoSource
     from spinenet_jax.evaluation.detection import DetectionEvaluator
     from spinenet_jax.settings import default_config
@@ -221,14 +221,17 @@ def use_coco(folder: Path) -> str:
         record = source[index]
         promise(np.isfinite(record['boxes']).all(), 'a box is not finite')
         promise((record['boxes'][:, 2:] > record['boxes'][:, :2]).all(), 'a box has no area')
-    stream = train_batches(source, config, batch_size=2, seed=0, start_step=0, **process)
+    rows_of = box_rows(config)
+    stream = train_batches(
+        source, rows_of.train, config, batch_size=2, seed=0, start_step=0, **process
+    )
     try:
         batch = next(stream)
         promise(np.isfinite(batch['boxes']).all(), 'a box in a batch is not finite')
     finally:
         stream.close()
     evaluator = DetectionEvaluator(source)
-    for batch in eval_batches(source, config, batch_size=2, **process):
+    for batch in eval_batches(source, rows_of.eval, config, batch_size=2, **process):
         rows = {name: value[batch['index'] >= 0] for name, value in batch.items()}
         count = len(rows['index'])
         rows['boxes'] = np.tile(np.float32([[[1, 1, 20, 20]]]), (count, 1, 1))
@@ -261,6 +264,7 @@ def use_image(path: Path) -> str:
     from spinenet_jax import prediction
     from spinenet_jax.data import crops, decode, pipeline
     from spinenet_jax.data.batch import NO_RECORD
+    from spinenet_jax.tasks.records import Detections, draw
 
     try:
         image = decode.read_image(str(path), None, 10_000_000)
@@ -275,8 +279,8 @@ def use_image(path: Path) -> str:
     pipeline.WholeImage(size)(record, image)
     crops.RandomCrop(size)(NO_RECORD, image, generator)
     crops.CentralCrop(size)(NO_RECORD, image)
-    found = prediction.Prediction(str(path), image, boxes, np.float32([0.9, 0.8]), np.int32([1, 2]))
-    drawn = prediction.picture(found, {1: 'cat'}, 0.3)
+    found = Detections(boxes, np.float32([0.9, 0.8]), np.int32([1, 2]))
+    drawn = draw(image, found, {1: 'cat'}, min_score=0.3, side=prediction.picture_side(image))
     promise(cv2.imencode('.jpg', drawn)[0], 'the picture cannot be written')
     return f'{image.shape}'
 
