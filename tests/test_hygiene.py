@@ -28,7 +28,8 @@ ARROWS = {
     'settings': 'errors',
     'console': '',
     'interrupts': '',
-    'files': 'errors',
+    'buckets': 'errors',
+    'files': 'buckets errors',
     'visualize': '',
     'ops': 'errors',
     'lowering': 'ops errors',
@@ -40,13 +41,13 @@ ARROWS = {
     'analysis': 'tasks models errors',
     'training': (
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
-        'files errors'
+        'files buckets errors'
     ),
     'convert': 'training tasks models ops data settings files errors',
     'inference': 'training tasks lowering evaluation parallel data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
-    'prediction_files': 'tasks inference prediction data errors',
-    'launch': 'training console interrupts errors',
+    'prediction_files': 'tasks inference prediction data buckets errors',
+    'launch': 'training console interrupts buckets errors',
     'search': 'launch inference training analysis models data settings files errors',
 }
 LIBRARY_PARTS = (

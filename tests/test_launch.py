@@ -41,6 +41,8 @@ def start(*words):
         (('--config=tools/tpu_table.py',), 'has no function get_config()'),
         (('--config=configs/digits.py:small',), 'get_config() takes 0 positional arguments'),
         ((COCO, '--workdir='), '--workdir=: is empty'),
+        ((COCO, '--workdir=gs://runs/x'), 'gs:// needs the package gcsfs: pip install gcsfs'),
+        ((COCO, '--workdir=abc://runs/x'), 'storage of an unknown kind'),
         ((COCO, '--config.eval.batch_size=0'), 'eval.batch_size=0: must be a whole number from 1'),
         ((COCO, '--config.train.epochs=nan'), 'train.epochs=nan: must be a number above 0'),
         ((COCO, '--config.data.image_size=(64,)'), 'data.image_size=(64,): must be two whole'),

@@ -12,9 +12,10 @@ from tiny import CLASSES
 
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import absolute
+from spinenet_jax.parallel import replicate
 from spinenet_jax.training import checkpoint, finite
 from spinenet_jax.training.checkpoint import Best, Checkpoints, load_model
-from spinenet_jax.training.state import TrainState, replicate
+from spinenet_jax.training.state import TrainState
 
 
 def state_at(step, value=None):
