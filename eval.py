@@ -4,7 +4,8 @@
     python eval.py --config=configs/retinanet.py:49-B --workdir=runs/49 --split=val2017
 
 Prints the numbers, and writes results.json and detections.json (COCO's results format, what its
-test server takes) to --output. Where the config has `eval.expected`, a number outside its
+test server takes) to --output: the workdir, or for another split than the run's own a folder
+`eval-<split>` in it. Where the config has `eval.expected`, a number outside its
 tolerance makes the exit status 1.
 """
 
@@ -16,11 +17,13 @@ from spinenet_jax import launch
 
 _SPLIT = flags.DEFINE_string('split', 'eval', 'Split to score; the config names the default.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
-_OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; the workdir by default.')
+_OUTPUT = flags.DEFINE_string('output', '', 'Folder for the files; by default in the workdir.')
 
 
 def main() -> int:
-    """Exit status 0: done; 1: not the numbers that the config expects; 2: a user's mistake."""
+    """Exit status 0: done; 1: not the numbers that the config expects, or a full disk; 2: a user's
+    mistake.
+    """
     launch.start_jax()
     failures = evaluate()
     if failures:
@@ -39,18 +42,22 @@ def evaluate() -> list[str]:
 
     workdir = flags.FLAGS.workdir
     trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
-    source = build_source(trained.config.data, _SPLIT.value, trained.config.model.num_classes)
+    config, needs = trained.config, trained.task.rows.needs
+    source = build_source(config.data, _SPLIT.value, config.model.num_classes, needs)
     check_categories(trained.categories, source.categories)
-    result = runner.evaluate(trained.config, trained, source, trained.eval_step)
+    result = runner.evaluate(config, trained.task, trained, source, trained.eval_step)
     if jax.process_index() == 0:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
         print(report.table(result))
         facts = {'step': trained.step, 'split': source.name}
-        report.write_files(_OUTPUT.value or workdir, result, facts)
-    return report.mismatches(result.metrics, trained.config.eval.expected)
+        own = source.name == config.data.eval_split
+        folder = _OUTPUT.value or report.folder_of(workdir, '' if own else source.name)
+        report.write_files(folder, result, facts)
+        print(f'results are in {folder}')
+    return report.mismatches(result.metrics, config.eval.expected)
 
 
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
     flags.adopt_module_key_flags(launch)
-    launch.run(main, config_of_workdir=True)
+    launch.run(main, config_of_workdir=True, out_of_memory=launch.OUT_OF_MEMORY_INFERENCE)

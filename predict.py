@@ -1,68 +1,65 @@
 """Detects objects on your own photos, or names their classes.
 
-    python predict.py --workdir=runs/digits --images='photos/*.jpg' --output=out/
+    python predict.py --workdir=runs/digits --output=out/ photos/*.jpg
 
 A detector writes a picture with boxes for each image, and predictions.json: COCO's format, each
 annotation with a score. A classifier prints the five best classes of each image, and writes them
-to predictions.json.
+to predictions.json. Files that predict.py did not make are never written over.
 """
 
-import json
+import signal
 import sys
 
 from absl import flags
 
 from spinenet_jax import launch
 
-_IMAGES = flags.DEFINE_multi_string('images', [], 'File, glob or folder; may be given often.')
+_IMAGES = flags.DEFINE_multi_string(
+    'images', [], 'File, glob or folder; may be given often, also without --images.'
+)
 _OUTPUT = flags.DEFINE_string('output', 'predictions', 'Folder for pictures and JSON.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
 _SCORE = flags.DEFINE_float('score', 0.3, 'Lowest score to draw; the JSON holds all.', 0.0, 1.0)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Finds the images, loads the model, writes what it sees."""
-    import cv2
-    from etils import epath
-    from tqdm import tqdm
+    from absl import logging
 
     from spinenet_jax import inference, prediction
     from spinenet_jax.errors import UserError
+    from spinenet_jax.prediction_files import PredictionFolder
 
-    if not _IMAGES.value:
+    patterns = [*_IMAGES.value, *arguments]
+    if not patterns:
         raise UserError("--images is missing: give a file, a glob such as 'a/*.jpg', or a folder")
-    paths = prediction.find_images(_IMAGES.value)
+    paths = prediction.find_images(patterns)
+    folder = PredictionFolder(_OUTPUT.value, paths)
     launch.start_jax()
-    workdir = flags.FLAGS.workdir
-    trained = inference.load_trained(flags.FLAGS.config, workdir, _CHECKPOINT.value)
+    trained = inference.load_trained(flags.FLAGS.config, flags.FLAGS.workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
-    classify = trained.config.task == 'classification'
-    kind = prediction.ClassRecords if classify else prediction.Records
-    records, taken, skipped = kind(trained.categories), set(), 0
-    output = epath.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
+    records = trained.task.records(trained.categories)
+    logging.info('%d images; compiling the model, which may take a minute', len(paths))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     predicted = prediction.predict(trained, paths)
-    for found in tqdm(predicted, total=len(paths), unit='image', disable=None):
-        if found.image is None:
-            tqdm.write(f'skipped {found.path}: {found.problem}', file=sys.stderr)
-            skipped += 1
-            continue
-        records.add(found)
-        if classify:
-            tqdm.write(records.last_line())
-            continue
-        drawn = prediction.picture(found, names, _SCORE.value)
-        encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
-        (output / prediction.picture_name(found.path, taken)).write_bytes(encoded)
-    (output / 'predictions.json').write_text(json.dumps(records.as_dict))
-    said = f'{len(paths) - skipped} images, {skipped} skipped'
-    if classify:
-        print(f'{said}: predictions.json in {output}')
-    else:
-        print(f'{said}; {records.drawn(_SCORE.value)}: pictures and predictions.json in {output}')
+
+    def draw(image, found):
+        side = prediction.picture_side(image)
+        return trained.task.picture(image, found, names, min_score=_SCORE.value, side=side)
+
+    skipped = folder.write_all(predicted, len(paths), records, draw)
+    parts = [f'{len(paths) - skipped} images, {skipped} skipped', records.summary(_SCORE.value)]
+    files = 'pictures and predictions.json' if folder.pictures else 'predictions.json'
+    print(f'{"; ".join(filter(None, parts))}: {files} in {_OUTPUT.value}')
 
 
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
+    launch.check_folder('output')
     flags.adopt_module_key_flags(launch)
-    launch.run(main, config_of_workdir=True)
+    launch.run(
+        main,
+        config_of_workdir=True,
+        takes_arguments=True,
+        out_of_memory=launch.OUT_OF_MEMORY_INFERENCE,
+    )

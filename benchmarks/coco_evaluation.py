@@ -4,12 +4,13 @@
 
 Makes ground truth like val2017's (80 classes of very different frequency, 7.3 boxes an image, two
 fifths of them small) and detections, 100 an image, of which some are near a true box. Scores them
-with our CocoEvaluator, each backend in a process of its own. Prints one JSON line each, also
-appended to benchmarks/logs/coco_evaluation.jsonl: seconds of collecting (`collect_s`) and of
-scoring (`score_s`), and the peak memory of the process, detections included. Their metrics must be
-equal, up to the order in which means are added up. With --masks, every object and detection has a
-mask, an ellipse; `paste_s` is the time for pasting 28 x 28 probabilities into the images, and
-`paste_cpu_s` and `score_cpu_s` are processor seconds, which say more on a machine that is shared.
+with our CocoEvaluator, each backend in a process of its own. Prints one JSON line each (with
+--record also appended to benchmarks/logs/coco_evaluation.jsonl): seconds of collecting
+(`collect_s`) and of scoring (`score_s`), and the peak memory of the process, detections included.
+Their metrics must be equal, up to the order in which means are added up. With --masks, every object
+and detection has a mask, an ellipse; `paste_s` is the time for pasting 28 x 28 probabilities into
+the images, and `paste_cpu_s` and `score_cpu_s` are processor seconds, which say more on a machine
+that is shared.
 """
 
 import argparse
@@ -166,7 +167,7 @@ def main():
     both = ('faster', 'pycocotools')
     parser.add_argument('--backends', nargs='+', choices=both, default=both)
     parser.add_argument('--masks', action='store_true', help='paste and score masks as well')
-    parser.add_argument('--log', default='', help='file to append to')
+    parser.add_argument('--record', action='store_true', help="append to the repository's log")
     given = parser.parse_args()
     if given.images < 1:
         parser.error(f'--images={given.images}: at least one')
@@ -182,7 +183,7 @@ def main():
         first = next(iter(every.values()))
         largest = max(abs(every[backend][name] - first[name]) for name in first)
         difference = {'AP': round(every[backend]['AP'], 6), 'largest_difference': largest}
-        machine.record('coco_evaluation', facts | result | difference, given.log)
+        machine.report('coco_evaluation', facts | result | difference, given.record)
         if largest > 1e-9:
             sys.exit('error: the backends disagree')
 

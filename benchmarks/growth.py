@@ -1,6 +1,6 @@
-"""How does time grow with the size of the problem?
+"""Measures how time grows with the size of the problem.
 
-    python benchmarks/growth.py --parts step_pixels
+    python benchmarks/growth.py --parts step_pixels [--record]
     python tools/growth_page.py                       # the plot and the page from the log
 
 Parts, each a few minutes at most on two cores:
@@ -12,8 +12,9 @@ Parts, each a few minutes at most on two cores:
 
 The step is that of train.py on the model of configs/digits.py: SpineNet-49 at a quarter of its
 width, float32. Post-processing sees outputs as crowded as benchmarks/inference.py's. Each point is
-a JSON line, also appended to benchmarks/logs/growth.jsonl: `part`, `x` (pixels an image, images,
-class channels, anchors, images), `seconds` (median). The last line of a point counts.
+printed as a JSON line and, with --record, appended to benchmarks/logs/growth.jsonl: `part`, `x`
+(pixels an image, images, class channels, anchors, images), `seconds` (median). The last line of a
+point counts.
 """
 
 import argparse
@@ -96,12 +97,12 @@ def main():
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=PARTS)
-    parser.add_argument('--log', default='', help='file to append to')
+    parser.add_argument('--record', action='store_true', help="append to the repository's log")
     given = parser.parse_args()
     for part in given.parts:
         for x, seconds in points(part):
             facts = machine.compute() | {'part': part, 'x': x, 'seconds': round(seconds, 5)}
-            machine.record('growth', facts, given.log)
+            machine.report('growth', facts, given.record)
 
 
 if __name__ == '__main__':

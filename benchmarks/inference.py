@@ -1,4 +1,4 @@
-"""How long does detecting on one batch take, and what share of it is post-processing?
+"""Times detection on one batch: the network, post-processing, and its share of the whole.
 
     python benchmarks/inference.py --config=configs/retinanet.py:49-B --batch_size=1
 
@@ -6,7 +6,7 @@ Times the network alone, the network with post-processing, post-processing alone
 crowded as a busy photograph's (100 detections among thousands of candidates) and, of that,
 suppression alone. Images are random and already on the device; `photo_ms` is the whole way of one
 photograph of 640 x 480, from the bytes of its JPEG to detections on the host (batch 1 only). Prints
-one JSON line, also appended to benchmarks/logs/inference.jsonl.
+one JSON line; with --record it is also appended to benchmarks/logs/inference.jsonl.
 """
 
 import functools
@@ -26,26 +26,25 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration to time
 flags.mark_flag_as_required('config')
 _BATCH = flags.DEFINE_integer('batch_size', 1, 'images')
 _REPEATS = flags.DEFINE_integer('repeats', 10, 'calls timed, after one that is not')
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+_RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 
-def photo(config, whole, variables):
+def photo(task, whole, variables):
     """A function from the bytes of a JPEG to detections on the host."""
     import cv2
     import jax
     import numpy as np
 
     from spinenet_jax.data.batch import NO_RECORD
-    from spinenet_jax.data.build import eval_row
     from spinenet_jax.data.decode import decode_image
 
     rng = np.random.default_rng(0)
     pixels = cv2.resize(rng.uniform(0, 255, (60, 80, 3)), (640, 480))
     pixels = np.clip(pixels + rng.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
-    data, to_row = cv2.imencode('.jpg', pixels)[1].tobytes(), eval_row(config.data)
+    data = cv2.imencode('.jpg', pixels)[1].tobytes()
 
     def detect():
-        row = to_row(NO_RECORD, decode_image(data))
+        row = task.rows.eval(NO_RECORD, decode_image(data))
         batch = {name: row[name][None] for name in ('image', 'content_size')}
         return jax.device_get(whole(variables, batch))
 
@@ -56,16 +55,21 @@ def measure(config):
     """Times of the parts, in milliseconds, and the share of post-processing."""
     import jax
     import numpy as np
+    from flax import linen as nn
 
     from benchmarks.synthetic import crowded_outputs
     from benchmarks.timing import median_seconds
-    from spinenet_jax.models.build import build_model
+    from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.ops import nms
-    from spinenet_jax.tasks.build import build_task
+    from spinenet_jax.tasks.build import build_task, build_task_model
+    from spinenet_jax.tasks.detection import DetectionTask
     from spinenet_jax.training import optim
     from spinenet_jax.training.state import create_state
 
-    task, model = build_task(config), build_model(config.model, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=None, policy=policy)
+    if not isinstance(task, DetectionTask):
+        raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     optimizer = optim.make_optimizer(config.optim, lambda step: 0.0)
     state = create_state(model, optimizer, task.image_size, seed=0)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
@@ -75,7 +79,8 @@ def measure(config):
         'content_size': np.full((_BATCH.value, 2), size, np.int32),
     }
     batch = jax.device_put(batch)
-    network = jax.jit(lambda v, b: model.apply(v, task.images(b), train=False))
+    forward = nn.apply(task.forward, model)
+    network = jax.jit(lambda v, b: forward(v, b, train=False))
     whole = jax.jit(lambda v, b: task.predictions(network(v, b), b))
     post = jax.jit(lambda outputs: task.predictions(outputs, {}))
     candidates = rng.uniform(0, 600, (1000, 2)).astype(np.float32)
@@ -91,7 +96,7 @@ def measure(config):
         'suppression_ms': seconds(suppress, *jax.device_put((candidates, scores, classes))),
     }
     if _BATCH.value == 1:
-        times['photo_ms'] = seconds(photo(config, whole, variables))
+        times['photo_ms'] = seconds(photo(task, whole, variables))
     times = {name: round(1000 * value, 2) for name, value in times.items()}
     total = times['network_ms'] + times['post_processing_ms']
     return {**times, 'post_processing_share': round(times['post_processing_ms'] / total, 4)}
@@ -101,8 +106,6 @@ def main():
     from benchmarks import machine
 
     config = _CONFIG.value
-    if config.task != 'detection':
-        raise UserError(f'--config: task {config.task!r}; only detectors are timed here')
     facts = machine.compute()
     facts |= {
         'model': machine.model_name(config),
@@ -110,7 +113,7 @@ def main():
         'batch_size': _BATCH.value,
         'dtype': config.model.dtype,
     }
-    machine.record('inference', facts | measure(config), _LOG.value)
+    machine.report('inference', facts | measure(config), _RECORD.value)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""How many training images a second does the input pipeline make on this machine?
+"""Measures how many training images a second the input pipeline makes on this machine.
 
     python benchmarks/input_pipeline.py [--num_threads=2] [--worker_count=0] [--images=400]
 
 Writes a synthetic COCO directory of ~640x480 JPEGs (quality 90, a few shapes over noise), reads it
-like training at 640x640 with scale 0.5 to 2.0, and prints one JSON line, also appended to
-benchmarks/logs/input_pipeline.jsonl. COCO's own images are a little larger in bytes.
+like training at 640x640 with scale 0.5 to 2.0, and prints one JSON line; with --record it is also
+appended to benchmarks/logs/input_pipeline.jsonl. COCO's own images are a little larger in bytes.
 
 `images_per_s` is the median of five stretches, `images_per_s_range` the slowest and the fastest;
 they differ where the machine does something else meanwhile. `cpu_ms_per_image` and `memory_mb` (at
@@ -36,7 +36,7 @@ _WORKERS = flags.DEFINE_integer('worker_count', 0, 'reading processes, 0: none')
 _PYTHON_ONLY = flags.DEFINE_bool(
     'python_only', False, 'take pixels that lie ready: what is left is bound to one core a process'
 )
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+_RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 STRETCHES = 5
 
@@ -69,30 +69,20 @@ def write_images(root: Path, count: int) -> None:
 
 def measure(root: Path) -> dict[str, object]:
     """Rate, CPU time and memory of training batches from `root`."""
-    from ml_collections import ConfigDict
+    from spinenet_jax.data.build import box_rows, build_source, train_batches
+    from spinenet_jax.settings import default_config
 
-    from spinenet_jax.data.build import build_source, train_batches
-
-    config = ConfigDict(
-        {
-            'source': 'coco',
-            'root': str(root),
-            'train_split': 'train',
-            'eval_split': 'train',
-            'image_size': (_SIZE.value, _SIZE.value),
-            'scale_min': 0.5,
-            'scale_max': 2.0,
-            'flip': True,
-            'max_boxes': 100,
-            'num_threads': _THREADS.value,
-            'worker_count': _WORKERS.value,
-        }
-    )
+    config = default_config().data
+    config.root, config.train_split = str(root), 'train'
+    config.image_size = (_SIZE.value, _SIZE.value)
+    config.num_threads, config.worker_count = _THREADS.value, _WORKERS.value
     if _PYTHON_ONLY.value:
         _leave_out_pixels()
-    source = build_source(config, 'train', 0)
+    rows = box_rows(config)
+    source = build_source(config, 'train', 0, rows.needs)
     batches = train_batches(
         source,
+        rows.train,
         config,
         batch_size=_BATCH.value,
         seed=0,
@@ -120,15 +110,15 @@ def timed(batches: Iterator[object]) -> dict[str, object]:
     """Rate, CPU time and memory of the next batches; closes the iterator."""
     from benchmarks import machine
 
-    pids = machine.family()
-    cpu, rates, steps = sum(map(machine.cpu_seconds, pids)), [], _STEPS.value // STRETCHES
+    processes = machine.family()
+    cpu, rates, steps = machine.cpu_seconds(processes), [], _STEPS.value // STRETCHES
     for _ in range(STRETCHES):
         began = time.perf_counter()
         for _ in range(steps):
             next(batches)
         rates.append(steps * _BATCH.value / (time.perf_counter() - began))
-    cpu = sum(map(machine.cpu_seconds, pids)) - cpu
-    memory = sum(map(machine.memory_mb, pids))
+    cpu = machine.cpu_seconds(processes) - cpu
+    memory = machine.memory_mb(processes)
     batches.close()
     return {
         'images_per_s': round(statistics.median(rates), 1),
@@ -154,7 +144,7 @@ def main() -> None:
         'worker_count': _WORKERS.value,
         'python_only': _PYTHON_ONLY.value,
     }
-    machine.record('input_pipeline', settings | result, _LOG.value)
+    machine.report('input_pipeline', settings | result, _RECORD.value)
 
 
 if __name__ == '__main__':

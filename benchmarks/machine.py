@@ -1,4 +1,4 @@
-"""Where a measurement was made and how it is written down, for every benchmark of this folder."""
+"""Describes the machine of a measurement and writes results down, for every benchmark here."""
 
 import datetime
 import json
@@ -6,6 +6,8 @@ import os
 import platform
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 LOGS = Path(__file__).resolve().parent / 'logs'
 
@@ -19,13 +21,13 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def record(benchmark: str, result: dict[str, Any], log: str = '') -> None:
-    """Print a result as one JSON line and append it to the benchmark's log.
+def report(benchmark: str, result: dict[str, Any], record: bool) -> None:
+    """Print a result as one JSON line and, if asked to, append it to the repository's log.
 
     Args:
       benchmark: its name, also of the file in `logs`.
       result: JSON values; machine, versions and date are added.
-      log: another file to append to.
+      record: whether to append; what a reader of the README runs leaves the checkout as it was.
     """
     where = {
         'benchmark': benchmark,
@@ -35,38 +37,32 @@ def record(benchmark: str, result: dict[str, Any], log: str = '') -> None:
         'python': platform.python_version(),
     }
     line = json.dumps({**where, **result})
-    print(line)
-    path = Path(log) if log else LOGS / f'{benchmark}.jsonl'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
-        file.write(line + '\n')
+    print(line, flush=True)
+    if record:
+        LOGS.mkdir(parents=True, exist_ok=True)
+        with (LOGS / f'{benchmark}.jsonl').open('a') as file:
+            file.write(line + '\n')
 
 
-def family(root: Path = Path('/proc'), pid: int | None = None) -> list[int]:
-    """This process and all that it started, and they in turn, by number. Linux only."""
-    parents = {}
-    for path in root.glob('[0-9]*/stat'):
-        try:
-            after_name = path.read_text().rpartition(')')[2].split()
-        except OSError:  # gone meanwhile
-            continue
-        parents[int(path.parent.name)] = int(after_name[1])
-    found = [os.getpid() if pid is None else pid]
-    for member in found:  # grows
-        found += sorted(child for child, parent in parents.items() if parent == member)
-    return found
+def family() -> list[psutil.Process]:
+    """This process and all that it started, and they in turn."""
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time that a running process has used, user and system."""
-    after_name = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    return sum(map(int, after_name[11:13])) / os.sysconf('SC_CLK_TCK')
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Processor time that running processes have used together, user and system."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def memory_mb(pid: int) -> float:
-    """Memory of a running process, what it shares with others counted in shares (PSS)."""
-    lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith('Pss:')) / 1024
+def memory_mb(processes: list[psutil.Process]) -> float:
+    """Memory of running processes together.
+
+    Pages that several share count once (proportional set size); where the system does not tell
+    that, only pages that a process has alone count (unique set size).
+    """
+    memory = [process.memory_full_info() for process in processes]
+    return sum(getattr(info, 'pss', info.uss) for info in memory) / 2**20
 
 
 def compute() -> dict[str, Any]:

@@ -7,11 +7,12 @@ import numpy as np
 import peer_worker as worker
 
 from configs import retinanet
-from spinenet_jax.cost import config_cost
-from spinenet_jax.models.build import build_model
-from spinenet_jax.tasks.build import build_task
+from spinenet_jax.analysis.cost import config_cost
+from spinenet_jax.lowering.policy import policy_of
+from spinenet_jax.parallel import AXIS, replicate, shard
+from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.training import optim
-from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
+from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_train_step
 
 
@@ -44,9 +45,11 @@ def crowd(variables: dict, network, x: jax.Array) -> dict:
 def compiled_step(spec: worker.Spec):
     """(the compiled training step, its state, a batch)."""
     config = settings(spec, spec.train_size)
-    task, model = build_task(config), build_model(config.model, axis_name=AXIS)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy)
     optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
-    state = replicate(create_state(model, optimizer, task.image_size, seed=0))
+    device = jax.devices()[:1]
+    state = replicate(create_state(model, optimizer, task.image_size, seed=0), device)
     boxes, labels = worker.objects(spec.train_size, spec.train_batch)
     pixels = np.random.default_rng(0).integers(0, 256, (spec.train_batch, *task.image_size, 3))
     batch = {
@@ -56,9 +59,9 @@ def compiled_step(spec: worker.Spec):
         'labels': labels.astype(np.int32),
         'valid': np.ones(labels.shape, bool),
     }
-    batch = jax.device_put({key: value[None] for key, value in batch.items()}, shard_sharding())
+    batch = shard(batch, device)
     step = make_train_step(
-        model, task, optimizer, lambda step: worker.LEARNING_RATE, seed=0, devices=jax.devices()[:1]
+        model, task, optimizer, lambda step: worker.LEARNING_RATE, seed=0, devices=device
     )
     return step.lower(state, batch).compile(), state, batch
 
@@ -86,7 +89,8 @@ class Training:
 def build(spec: worker.Spec) -> worker.Peer:
     """Everything compiled on the first call of each measure, training at once."""
     config = settings(spec, spec.image_size)
-    task, model = build_task(config), build_model(config.model, axis_name=None)
+    task, policy = build_task(config), policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
     variables = jax.jit(lambda: model.init(jax.random.key(0), one, train=False))()
     network = jax.jit(lambda v, x: model.apply(v, x, train=False))

@@ -1,4 +1,4 @@
-"""How fast is this project beside other RetinaNets on the same machine, in one run?
+"""Times this project and other RetinaNets on the same machine, in one run.
 
     python benchmarks/peers.py --on=cpu
     python benchmarks/peers.py --on=gpu
@@ -6,7 +6,8 @@
 Every peer runs in a Python environment of its own, which `tools/make_peer_env.sh` builds; one that
 is missing is reported as not run. All are compiled and warm before anything is timed, and then one
 computes at a time, in turn, several rounds of each measure, so that a machine that slows down slows
-all of them. Prints a table; each line of it is also appended to benchmarks/logs/peers.jsonl.
+all of them. Prints a table; with --record each line of it is also appended to
+benchmarks/logs/peers.jsonl.
 
 Measures, images/s and seconds (median and least of all rounds):
 
@@ -72,7 +73,7 @@ _REPEATS = flags.DEFINE_integer('repeats', 2, 'calls timed a turn')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 640, 'side, pixels; a multiple of 128')
 _TRAIN_SIZE = flags.DEFINE_integer('train_size', 0, 'side, pixels; default 256, gpu 640')
 _TRAIN_BATCH = flags.DEFINE_integer('train_batch', 0, 'images; default 4, gpu 32')
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/peers.jsonl')
+_RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 PEERS = {
     'cpu': ('ours', 'garden', 'kerashub'),
@@ -167,7 +168,7 @@ def ask(worker: Worker, measure: str, repeats: int) -> dict[str, Any]:
         status = worker.process.wait()
         raise UserError(
             f'the worker of {worker.name} ended with status {status} in {measure!r}; what was '
-            'measured before is in the log'
+            'measured before is printed above'
         ) from error
 
 
@@ -226,7 +227,7 @@ def main() -> None:
                 if row['measure'] == measure:
                     facts = about[row['peer']]['facts']
                     extra = {key: facts[key] for key in ('candidates', 'versions')}
-                    machine.record('peers', where | row | extra, _LOG.value)
+                    machine.report('peers', where | row | extra, _RECORD.value)
     finally:
         for worker in workers:
             with contextlib.suppress(BrokenPipeError):

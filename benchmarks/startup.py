@@ -1,11 +1,10 @@
-"""How long until something happens: train.py --help, and the first step of a run?
+"""Times `train.py --help` and the way from the start of a run to its first finished step.
 
     python benchmarks/startup.py [--config=configs/digits.py]
 
-Times `train.py --help`, then two starts of training up to the first finished step, the first with
-an empty compilation cache and the second with what that one left behind. Every start is a process
-of its own, so imports are in it. Prints a JSON line for each start, also appended to
-benchmarks/logs/startup.jsonl:
+Starts training twice, first with an empty compilation cache and then with what that left behind.
+Every start is a process of its own, so imports are in it. Prints a JSON line for each start; with
+--record it is also appended to benchmarks/logs/startup.jsonl:
 
   start_to_first_step_s   all of it, the sum of the next five
   imports_s data_s        Python modules; annotations, model and task (not the digits themselves)
@@ -67,13 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--config', default='configs/digits.py', help='configuration to start')
     parser.add_argument('--repeats', type=int, default=5, help='of --help; the median counts')
-    parser.add_argument('--log', default='', help='file to append to')
+    parser.add_argument('--record', action='store_true', help="append to the repository's log")
     given = parser.parse_args()
     facts = {'config': given.config, 'help_s': round(help_seconds(given.repeats), 2)}
     with tempfile.TemporaryDirectory() as cache:
         for state in ('cold', 'warm'):
             facts |= {'cache': state, 'load_before': round(os.getloadavg()[0], 2)}
-            machine.record('startup', facts | start(given.config, Path(cache)), given.log)
+            machine.report('startup', facts | start(given.config, Path(cache)), given.record)
 
 
 if __name__ == '__main__':

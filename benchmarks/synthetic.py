@@ -15,41 +15,44 @@ def training_step(config, remat=False):
     """
     import jax
 
-    from spinenet_jax.models.build import build_model
-    from spinenet_jax.tasks.build import build_task
-    from spinenet_jax.training import optim
-    from spinenet_jax.training.state import AXIS, create_state, replicate, shard_sharding
-    from spinenet_jax.training.step import make_train_step
+    from spinenet_jax import parallel
+    from spinenet_jax.lowering.policy import policy_of
+    from spinenet_jax.tasks.build import build_task, build_task_model
+    from spinenet_jax.training.programs import config_train_step
+    from spinenet_jax.training.state import create_state
 
-    batch_size, devices = config.train.batch_size, jax.device_count()
-    task, model = build_task(config), build_model(config.model, AXIS, config.task, remat=remat)
-    schedule = optim.learning_rate_schedule(config.optim, batch_size, 463, 162_050)
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    state = replicate(create_state(model, optimizer, task.image_size, seed=0))
-    batch = random_batch(task, devices, batch_size // devices)
-    pieces = config.optim.accumulate_steps
-    step = make_train_step(model, task, optimizer, schedule, seed=0, accumulate_steps=pieces)
-    return step, state, jax.device_put(batch, shard_sharding())
+    task = build_task(config)
+    policy = policy_of(jax.devices()[0])
+    model = build_task_model(config, axis_name=parallel.AXIS, policy=policy, remat=remat)
+    step, optimizer = config_train_step(config, model, task)
+    state = parallel.replicate(create_state(model, optimizer, task.image_size, seed=0))
+    batch = random_batch(task.rows.train.fields, config.train.batch_size, config.model.num_classes)
+    return step, state, parallel.shard(batch)
 
 
-def random_batch(task, devices, per_device):
+def random_batch(fields, images, num_classes):
     """A batch of noise for a detector (ten boxes an image) or a classifier.
 
-    Each entry is [devices, per_device, ...].
+    Args:
+      fields: the entries of a row.
+      images: rows.
+      num_classes: labels are below it.
     """
     rng = np.random.default_rng(0)
-    shape, (height, width) = (devices, per_device), task.image_size
-    corner = rng.uniform(0, 0.6, (*shape, 100, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], axis=-1)
+    height, width, _ = fields['image'].shape
     batch = {
-        'image': rng.integers(0, 256, (*shape, height, width, 3)).astype(np.uint8),
-        'content_size': np.full((*shape, 2), (height, width), np.int32),
-        'boxes': (boxes * (height, width, height, width)).astype(np.float32),
-        'labels': rng.integers(1, task.num_classes, (*shape, 100)).astype(np.int32),
-        'valid': np.broadcast_to(np.arange(100) < 10, (*shape, 100)),
-        'label': rng.integers(0, task.num_classes, shape).astype(np.int32),
+        'image': rng.integers(0, 256, (images, *fields['image'].shape)),
+        'content_size': np.full((images, 2), (height, width)),
+        'label': rng.integers(0, num_classes, images),
     }
-    return {key: batch[key] for key in task.device_keys_train}
+    if 'boxes' in fields:
+        shape = (images, *fields['labels'].shape)
+        corner = rng.uniform(0, 0.6, (*shape, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(0.05, 0.4, corner.shape)], axis=-1)
+        batch['boxes'] = boxes * (height, width, height, width)
+        batch['labels'] = rng.integers(1, num_classes, shape)
+        batch['valid'] = np.broadcast_to(np.arange(shape[1]) < 10, shape)
+    return {name: batch[name].astype(field.dtype) for name, field in fields.items()}
 
 
 def crowded_outputs(task, batch_size):

@@ -1,11 +1,12 @@
-"""How long does one training step take on this machine?
+"""Times one training step on this machine.
 
     python benchmarks/train_step.py --config=configs/retinanet.py:49-B \
         --config.train.batch_size=4 --config.data.image_size='(256, 256)'
 
 Times the very step that train.py runs, matching and losses included, on random images that are
 already on the device. `memory_gib` is what the compiler reserves on a device for state, batch and
-temporaries. Prints one JSON line, also appended to benchmarks/logs/train_step.jsonl.
+temporaries. Prints one JSON line; with --record it is also appended to
+benchmarks/logs/train_step.jsonl.
 """
 
 import statistics
@@ -24,7 +25,7 @@ from spinenet_jax import launch  # noqa: E402
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'configuration to time')
 flags.mark_flag_as_required('config')
 _STEPS = flags.DEFINE_integer('steps', 10, 'steps timed, after one that is not')
-_LOG = flags.DEFINE_string('log', '', 'file to append to; default benchmarks/logs/...')
+_RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 
 def measure(config):
@@ -73,7 +74,7 @@ def main():
         'batch_size': config.train.batch_size,
         'dtype': config.model.dtype,
     }
-    machine.record('train_step', facts | measure(config), _LOG.value)
+    machine.report('train_step', facts | measure(config), _RECORD.value)
 
 
 if __name__ == '__main__':

@@ -1,26 +1,29 @@
-"""How does a workdir become a model that can be run?
+"""Loads the trained model of a workdir: config, classes, weights, and the step that runs it.
 
-Reads config, classes and weights of a run and puts them into the same pmapped step that training
-evaluates with. What to run it on is left to `evaluation.runner` and `prediction`.
+What to run it on is left to `evaluation.runner` and `prediction`.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
+from absl import logging
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.data.batch import Category
-from spinenet_jax.data.build import check_task
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.build import build_model
-from spinenet_jax.tasks.build import build_task
-from spinenet_jax.training.checkpoint import absolute, load_model
-from spinenet_jax.training.state import AXIS
+from spinenet_jax.evaluation.runner import EvalStep
+from spinenet_jax.files import DamagedFileError, absolute, read_json
+from spinenet_jax.lowering.policy import policy_of
+from spinenet_jax.parallel import AXIS
+from spinenet_jax.tasks.build import build_task, build_task_model
+from spinenet_jax.tasks.task import Task
+from spinenet_jax.training.checkpoint import load_model
 from spinenet_jax.training.step import make_eval_step
 
 
@@ -30,6 +33,7 @@ class Trained:
 
     Attributes:
       config: the settings, with the number of classes resolved.
+      task: see `tasks.task`.
       eval_step: see `training.step.make_eval_step`.
       params: weights, on the host.
       batch_stats: running statistics of batch norm, on the host.
@@ -38,40 +42,49 @@ class Trained:
     """
 
     config: ConfigDict
-    eval_step: Callable[..., Any]
-    params: Any
-    batch_stats: Any
+    task: Task
+    eval_step: EvalStep
+    params: optax.Params
+    batch_stats: optax.Params
     step: int
     categories: Sequence[Category]
 
 
 def read_config(workdir: str | os.PathLike) -> ConfigDict:
-    """The resolved config that a run left in its workdir; UserError if there is none."""
+    """The resolved config that a run left in its workdir, over today's defaults.
+
+    What an earlier version did not write is filled in, what is no setting any more is ignored;
+    the log says both.
+
+    Raises:
+      UserError: there is no such file, or it holds something else.
+    """
     path = absolute(workdir) / 'config.json'
     if not path.exists():
         raise UserError(f'{path}: no such file; give --config, or the --workdir of a run')
-    return ConfigDict(_with_tuples(json.loads(path.read_text())))
-
-
-def _with_tuples(value: Any) -> Any:
-    """What JSON wrote as lists were tuples, the only sequences that flags can change."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+    try:
+        saved = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path}: cannot be read as JSON: {error}') from error
+    config, differences = settings.from_saved(saved, str(path))
+    if differences:
+        logging.warning('%s', differences)
+    return config
 
 
 def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str) -> Trained:
     """Loads a run's weights into the model that the config describes.
 
     Args:
-      config: `model`, `task`, `data.image_size` and `eval` are read. `model.num_classes` 0 is
+      config: `task`, `model`, and what the task reads. `model.num_classes` 0 is
         replaced by the number of classes in the workdir.
       workdir: of the run, or one of its checkpoints (`workdir/checkpoints/1000`).
       checkpoint: 'best', 'latest' or a step.
 
     Raises:
-      UserError: no checkpoint, or one of another model.
+      UserError: a setting that is not legal, no checkpoint, or one of another model.
     """
+    settings.check(config)
     variables, step = load_model(workdir, checkpoint)
     categories = read_categories(workdir)
     config = ConfigDict(config.to_dict())
@@ -79,14 +92,15 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
         if not categories:
             raise UserError(f'{workdir}: no categories.json, so set --config.model.num_classes')
         config.model.num_classes = 1 + max(c.label for c in categories)
-    check_task(config.data, config.task)
     task = build_task(config)
-    model = build_model(config.model, axis_name=AXIS, task=config.task)
+    policy = policy_of(jax.local_devices()[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy)
     images = jax.ShapeDtypeStruct((1, *task.image_size, 3), jnp.float32)
     wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     _check_fits(wanted, variables, f'checkpoint {step} in {workdir}')
     return Trained(
         config=config,
+        task=task,
         eval_step=make_eval_step(model, task),
         params=variables['params'],
         batch_stats=variables['batch_stats'],
@@ -96,17 +110,27 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
 
 
 def read_categories(workdir: str | os.PathLike) -> list[Category]:
-    """The classes of a run, from its categories.json; none if it is not there."""
+    """The classes of a run, from its categories.json; none if it is not there.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     folder = absolute(workdir)
     if folder.parent.name == 'checkpoints':
         folder = folder.parent.parent
     path = folder / 'categories.json'
-    if not path.exists():
-        return []
-    return [Category(c['label'], c['id'], c['name']) for c in json.loads(path.read_text())]
+    try:
+        rows = read_json(path) or []
+        return [Category(int(c['label']), int(c['id']), str(c['name'])) for c in rows]
+    except (DamagedFileError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{path} does not hold the classes of a run: train.py on this workdir writes it anew'
+        ) from error
 
 
-def _check_fits(wanted: Any, found: Any, name: str) -> None:
+def _check_fits(
+    wanted: Mapping[str, optax.Params], found: Mapping[str, optax.Params], name: str
+) -> None:
     """UserError naming the first array that is missing, unknown or of another shape."""
     shapes = []
     for tree in (wanted, found):

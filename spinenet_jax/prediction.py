@@ -1,7 +1,7 @@
-"""What does a trained model see on photos that belong to no data set?
+"""Runs a trained model on image files that belong to no data set.
 
-Finds and reads the images, runs the model in batches, and turns its rows into records and
-pictures. Loading the model is left to `inference`, drawing to `visualize`.
+Finds and reads the images and runs the model in batches. Loading the model is left to `inference`,
+records and pictures to the task, writing files to `prediction_files`.
 """
 
 import dataclasses
@@ -9,44 +9,39 @@ import glob
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import jax
 import numpy as np
-from flax import jax_utils
 
-from spinenet_jax.data.batch import NO_RECORD
-from spinenet_jax.data.build import eval_row
+from spinenet_jax import parallel
+from spinenet_jax.data.batch import NO_RECORD, Example, blank_row
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.data.image_folder import SUFFIXES
 from spinenet_jax.errors import UserError
-from spinenet_jax.evaluation.coco import to_xywh
-from spinenet_jax.evaluation.detection import to_original_pixels
+from spinenet_jax.evaluation.runner import Variables
 from spinenet_jax.inference import Trained
-from spinenet_jax.visualize import draw_detections, fit
 
 SMALLEST_PICTURE = 640  # pixels of the longer side; below it, labels would hide the image
+LARGEST_PICTURE = 65_500  # pixels of the longer side; a JPEG holds no more
+HELD_PIXELS = 2**28  # of decoded images, 800 MB; a batch of larger ones is not filled up
+Found = TypeVar('Found')
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What was found in one image.
+class Prediction(Generic[Found]):
+    """What was found in one image file.
 
     Attributes:
-      path: of the image file.
+      path: of the file.
       image: u8[h,w,3] RGB, turned upright as its EXIF tag says; None if it could not be read.
-      boxes: f32[D,4] (ymin, xmin, ymax, xmax) in pixels of `image`, best first; None where the
-        model only names classes.
-      scores: f32[D] in [0, 1].
-      labels: i32[D], from 1.
+      found: in pixels of `image`, as the task gives it; None if it could not be read.
       problem: why the image could not be read, '' if it was.
     """
 
     path: str
     image: np.ndarray | None
-    boxes: np.ndarray | None
-    scores: np.ndarray
-    labels: np.ndarray
+    found: Found | None = None
     problem: str = ''
 
 
@@ -63,8 +58,7 @@ def find_images(patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         pattern = os.path.expanduser(pattern)
         if os.path.isdir(pattern):
-            names = sorted(n for n in os.listdir(pattern) if n.lower().endswith(SUFFIXES))
-            paths = [os.path.join(pattern, name) for name in names]
+            paths = [os.path.join(pattern, name) for name in _names(pattern)]
         elif os.path.isfile(pattern):
             paths = [pattern]
         else:
@@ -75,8 +69,16 @@ def find_images(patterns: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def _names(folder: str) -> list[str]:
+    """The image files of a folder, by suffix."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise UserError(f'--images={folder}: cannot be listed ({error.strerror})') from error
+
+
 def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
-    """Runs on image files, in order; a file that cannot be read gives a row with `problem`.
+    """Runs on image files, in order; a file that cannot be read is given with its `problem`.
 
     Args:
       trained: the model; `eval.batch_size` of its config is the largest batch over all devices.
@@ -86,151 +88,53 @@ def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
     wanted = min(trained.config.eval.batch_size, max(len(paths), 1))
     size = devices * math.ceil(wanted / devices)
     variables = {'params': trained.params, 'batch_stats': trained.batch_stats}
-    variables = jax_utils.replicate(variables)
-    for start in range(0, len(paths), size):
-        read = [_read(path) for path in paths[start : start + size]]
-        rows = _run(trained, variables, [p.image for p in read if p.image is not None], size)
+    variables = parallel.replicate(variables)
+    for read in _batches(paths, size, trained.config.data.max_pixels):
+        images = [p.image for p in read if p.image is not None]
+        rows = _run(trained, variables, images, size) if images else iter(())
         for prediction in read:
             if prediction.image is None:
                 yield prediction
-                continue
-            boxes, scores, labels = next(rows)
-            yield dataclasses.replace(prediction, boxes=boxes, scores=scores, labels=labels)
+            else:
+                yield dataclasses.replace(prediction, found=trained.task.found(next(rows)))
 
 
-def picture(prediction: Prediction, names: dict[int, str], score_threshold: float) -> np.ndarray:
-    """The image with its boxes, u8[h,w,3] RGB; small images are enlarged to be readable.
-
-    Args:
-      prediction: of an image that could be read.
-      names: class name by label; a label without one is drawn as its number.
-      score_threshold: boxes below it are not drawn.
-    """
-    keep = prediction.scores >= score_threshold
-    image, boxes = prediction.image, prediction.boxes[keep]
-    if max(image.shape[:2]) < SMALLEST_PICTURE:
-        image, boxes = fit(image, boxes, SMALLEST_PICTURE)
-    labels = prediction.labels[keep].tolist()
-    words = [names.get(label, str(label)) for label in labels]
-    return draw_detections(image, boxes, labels, prediction.scores[keep], words)
+def picture_side(image: np.ndarray) -> int:
+    """The longer side of the picture of an image, pixels: small images are enlarged."""
+    return min(max(SMALLEST_PICTURE, *image.shape[:2]), LARGEST_PICTURE)
 
 
-class Records:
-    """Detections as one COCO dict: images, categories, and annotations with a score."""
-
-    def __init__(self, categories: Sequence[Any]):
-        """`categories` have label, id and name; a label without one becomes its own id."""
-        self._ids = {c.label: c.id for c in categories}
-        self.as_dict: dict[str, list[dict[str, Any]]] = {
-            'images': [],
-            'categories': [{'id': c.id, 'name': c.name} for c in categories],
-            'annotations': [],
-        }
-
-    def add(self, prediction: Prediction) -> None:
-        """Adds an image, numbered from 1, and what was found in it (bbox is x, y, w, h)."""
-        height, width = prediction.image.shape[:2]
-        image_id = len(self.as_dict['images']) + 1
-        self.as_dict['images'].append(
-            {'id': image_id, 'file_name': prediction.path, 'height': height, 'width': width}
-        )
-        found = (prediction.boxes, prediction.scores, prediction.labels)
-        for box, score, label in zip(*(a.tolist() for a in found), strict=True):
-            self.as_dict['annotations'].append(
-                {
-                    'id': len(self.as_dict['annotations']) + 1,
-                    'image_id': image_id,
-                    'category_id': self._ids.get(label, label),
-                    'bbox': to_xywh(box),
-                    'score': round(score, 6),
-                }
-            )
-
-    def drawn(self, score_threshold: float) -> str:
-        """How many detections `picture` draws at this threshold, in words to print."""
-        scores = [annotation['score'] for annotation in self.as_dict['annotations']]
-        count = sum(score >= score_threshold for score in scores)
-        words = f'{count} of {len(scores)} detections drawn'
-        if scores and not count:
-            words += f' (scores are up to {max(scores):.2f}, --score={score_threshold:g})'
-        return words
+def _batches(paths: Sequence[str], size: int, max_pixels: int) -> Iterator[list[Prediction]]:
+    """At most `size` images at a time, fewer where they are so large that memory would not do."""
+    batch: list[Prediction] = []
+    pixels = 0
+    for path in paths:
+        batch.append(_read(path, max_pixels))
+        image = batch[-1].image
+        pixels += 0 if image is None else image.shape[0] * image.shape[1]
+        if len(batch) == size or pixels >= HELD_PIXELS:
+            yield batch
+            batch, pixels = [], 0
+    if batch:
+        yield batch
 
 
-class ClassRecords:
-    """The best classes of images as one dict: images, each with its classes and their scores."""
-
-    def __init__(self, categories: Sequence[Any]):
-        """`categories` have label, id and name; a label without one is named by its number."""
-        self._categories = {c.label: c for c in categories}
-        self.as_dict: dict[str, list[dict[str, Any]]] = {'images': []}
-
-    def add(self, prediction: Prediction) -> None:
-        """Adds an image and its classes, best first."""
-        height, width = prediction.image.shape[:2]
-        classes = []
-        for label, score in zip(
-            prediction.labels.tolist(), prediction.scores.tolist(), strict=True
-        ):
-            known = self._categories.get(label)
-            classes.append(
-                {
-                    'id': known.id if known else label,
-                    'name': known.name if known else str(label),
-                    'score': round(score, 6),
-                }
-            )
-        self.as_dict['images'].append(
-            {'file_name': prediction.path, 'height': height, 'width': width, 'classes': classes}
-        )
-
-    def last_line(self) -> str:
-        """The image added last, as a line to print: its path, and the classes with their scores."""
-        image = self.as_dict['images'][-1]
-        classes = ', '.join(f'{c["name"]} {c["score"]:.3f}' for c in image['classes'])
-        return f'{image["file_name"]}: {classes}'
-
-
-def picture_name(path: str, taken: set[str]) -> str:
-    """A name for the picture of `path` that is not in `taken`, and is added to it."""
-    stem = os.path.splitext(os.path.basename(path))[0]
-    name, number = f'{stem}.jpg', 1
-    while name in taken:
-        number += 1
-        name = f'{stem}_{number}.jpg'
-    taken.add(name)
-    return name
-
-
-def _read(path: str) -> Prediction:
+def _read(path: str, max_pixels: int) -> Prediction:
     """The image without anything found in it yet."""
-    nothing = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
     try:
-        return Prediction(path, read_image(path), *nothing)
+        return Prediction(path, read_image(path, None, max_pixels))
     except BadImageError as error:
-        return Prediction(path, None, *nothing, problem=str(error))
+        return Prediction(path, None, problem=str(error))
 
 
 def _run(
-    trained: Trained, variables: Any, images: list[np.ndarray], size: int
-) -> Iterator[tuple[np.ndarray | None, np.ndarray, np.ndarray]]:
-    """Boxes in pixels of each image, scores and labels; the batch is filled with blank rows."""
-    if not images:
-        return
-    to_row = eval_row(trained.config.data)
-    examples = [to_row(NO_RECORD, image) for image in images]
-    examples += [{k: np.zeros_like(v) for k, v in examples[0].items()}] * (size - len(images))
-    devices = jax.local_device_count()
-    batch = {
-        name: np.stack([e[name] for e in examples]).reshape(devices, -1, *examples[0][name].shape)
-        for name in ('image', 'content_size', 'scale', 'original_size')
-    }
-    result = trained.eval_step(variables, batch)
-    result = {k: np.asarray(a.addressable_data(0)).reshape(a.shape[1:]) for k, a in result.items()}
-    result = {name: array[: len(images)] for name, array in result.items()}
-    if 'boxes' not in result:
-        for scores, classes in zip(result['scores'], result['classes'], strict=True):
-            yield None, scores, classes
-        return
-    boxes = to_original_pixels(result['boxes'], result['scale'], result['original_size'])
-    for row, valid in enumerate(result['valid']):
-        yield boxes[row][valid], result['scores'][row][valid], result['classes'][row][valid]
+    trained: Trained, variables: Variables, images: Sequence[np.ndarray], size: int
+) -> Iterator[Example]:
+    """Rows of predictions of the images; the batch is filled with blank rows up to `size`."""
+    rows = trained.task.rows
+    examples = [{**rows.eval(NO_RECORD, image), 'index': np.int32(-1)} for image in images]
+    examples += [blank_row(rows.eval_fields)] * (size - len(images))
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    result = parallel.gathered_rows(trained.eval_step(variables, parallel.shard(batch)))
+    for n in range(len(images)):
+        yield {name: array[n] for name, array in result.items()}

@@ -1,4 +1,4 @@
-"""Draws detections on the picture they belong to.
+"""Draws detections on images, and joins images into contact sheets.
 
 Arrays in, arrays out: boxes or masks with labels drawn onto an RGB image, and several images joined
 into one sheet. Reading and writing pictures, and choosing which to draw, are left to the callers.

@@ -1,6 +1,9 @@
 """What can be said of the benchmarks without running them: fits, pages, logs, synthetic data."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,21 +45,11 @@ def test_verdict(power, last, words):
     assert growth_page.verdict(power, last) == words
 
 
-def test_growth_page_is_made_from_its_log():
-    lines = (LOGS / 'growth.jsonl').read_text().splitlines()
-    assert growth_page.page(lines) == growth_page.PAGE.read_text()
-    assert growth_page.read_points(lines)
-
-
 def test_growth_plot_is_drawn(tmp_path):
     pytest.importorskip('matplotlib')
     lines = [row(part, x, x / 10) for part in growth_page.PARTS for x in (1, 2, 4)]
     growth_page.draw(lines, tmp_path / 'plot.svg')
     assert (tmp_path / 'plot.svg').read_text().count('slope 1.00') >= len(growth_page.PARTS)
-
-
-def test_tpu_page_is_made_from_its_log():
-    assert tpu_table.page(tpu_table.read(tpu_table.LOG)) == tpu_table.PAGE.read_text()
 
 
 def test_recomputation_is_stated_in_operations():
@@ -93,11 +86,28 @@ def test_synthetic_detections_are_scored(backend):
     assert 0.2 < metrics['AP'] < 0.8
 
 
-def test_family_of_processes(tmp_path):
-    for pid, parent in ((5, 1), (7, 5), (9, 7), (11, 1)):
-        (tmp_path / str(pid)).mkdir()
-        (tmp_path / str(pid) / 'stat').write_text(f'{pid} (a (name) b) S {parent} 0 0')
-    assert machine.family(tmp_path, 5) == [5, 7, 9]
+@pytest.mark.parametrize('record', [False, True])
+def test_a_result_reaches_the_log_only_when_asked(record, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, 'LOGS', tmp_path)
+    machine.report('speed', {'seconds': 1.5}, record)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed['benchmark'] == 'speed' and printed['seconds'] == 1.5
+    written = [path.read_text() for path in tmp_path.iterdir()]
+    assert written == ([json.dumps(printed) + '\n'] if record else [])
+
+
+def test_a_child_counts_as_family():
+    wait = 'import sys; print(flush=True); sys.stdin.read()'
+    child = subprocess.Popen(
+        [sys.executable, '-c', wait], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        child.stdout.readline()
+        family = machine.family()
+        assert {os.getpid(), child.pid} <= {process.pid for process in family}
+        assert machine.cpu_seconds(family) > 0 and machine.memory_mb(family) > 1
+    finally:
+        child.communicate()
 
 
 def test_laps_add_up_and_the_last_line_is_read():

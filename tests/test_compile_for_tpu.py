@@ -10,11 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits
-from spinenet_jax import hlo
+from spinenet_jax.analysis import hlo
+from spinenet_jax.lowering.policy import TPU_V3
 from spinenet_jax.models.build import build_layers
 from spinenet_jax.models.graph import Block, Graph
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
+from spinenet_jax.training.programs import lower_eval_step, lower_train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,7 +88,7 @@ def test_collectives_by_place():
     ],
 )
 def test_memory_of_a_step_that_does_not_fit(refusal, peak):
-    from spinenet_jax import tpu
+    from spinenet_jax.analysis import tpu
 
     assert tpu.memory(tpu.Program(None, refusal, {}, 1.0)) == peak
 
@@ -101,7 +103,7 @@ def small_config() -> ConfigDict:
 
 def small_detector(config: ConfigDict, axis_name: str | None = 'batch') -> RetinaNet:
     """A stem, two blocks and two heads: every kind of layer, in a program that compiles soon."""
-    layers = build_layers(config.model, axis_name, 'tpu_v3')
+    layers = build_layers(config.model, axis_name=axis_name, policy=TPU_V3)
     graph = Graph('two', (Block(3, 'residual', (0, 1), True), Block(4, 'bottleneck', (1, 2), True)))
     backbone = SpineNet(graph, layers, width=0.125, endpoint_channels=16, levels=(3, 4))
     return RetinaNet(backbone, layers, config.model.num_classes, head_channels=16, head_convs=1)
@@ -110,17 +112,17 @@ def small_detector(config: ConfigDict, axis_name: str | None = 'batch') -> Retin
 @pytest.fixture(scope='module')
 def program():
     pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
-    from spinenet_jax import tpu
+    from spinenet_jax.analysis import tpu
 
     config = small_config()
     config.train.batch_size = 16
     devices = tpu.topology_devices('v3:2x2x1')
     assert len(devices) == 8
-    return tpu.compile_train_step(config, small_detector(config), devices)
+    return tpu.compile_program(*lower_train_step(config, small_detector(config), devices))
 
 
 def test_state_is_not_held_twice(program):
-    from spinenet_jax import tpu
+    from spinenet_jax.analysis import tpu
 
     memory = tpu.memory(program)
     state = sum(program.held[k] for k in ('parameters', 'optimizer', 'statistics'))
@@ -129,7 +131,7 @@ def test_state_is_not_held_twice(program):
 
 
 def test_collectives_are_few(program):
-    from spinenet_jax import tpu
+    from spinenet_jax.analysis import tpu
 
     figures, found = tpu.work(program)
     config = small_config()
@@ -150,12 +152,13 @@ def test_collectives_are_few(program):
 
 def test_evaluation_step_with_post_processing_compiles():
     pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
-    from spinenet_jax import tpu
+    from spinenet_jax.analysis import tpu
 
     config = small_config()
     config.eval.batch_size = 16
     model = small_detector(config)
-    program = tpu.compile_eval_step(config, model, tpu.topology_devices('v3:2x2x1'))
+    devices = tpu.topology_devices('v3:2x2x1')
+    program = tpu.compile_program(*lower_eval_step(config, model, devices))
     figures, _ = tpu.work(program)
     assert set(figures['collectives']) <= {'other'}  # detections are gathered, nothing is summed
     assert 0 < tpu.memory(program)['peak'] < 2**30
@@ -174,7 +177,7 @@ def test_evaluation_step_with_post_processing_compiles():
 )
 def test_what_cannot_be_compiled_is_refused_in_a_line(arguments, words):
     pytest.importorskip('libtpu', reason='needs the TPU compiler: pip install "jax[tpu]"')
-    script = [sys.executable, 'tools/compile_for_tpu.py', '--config=configs/digits.py', '--log=']
+    script = [sys.executable, 'tools/compile_for_tpu.py', '--config=configs/digits.py']
     command = [*script, '--topology=v3:2x2x1', *arguments]
     environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'TPU_SKIP_MDS_QUERY': '1'}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     """A workdir as a run leaves it, with weights that are all one half."""
     folder = absolute(tmp_path_factory.mktemp('run'))
     config = small_config()
-    model = build_model(config.model)
+    model = build_model(config.model, task=config.task, axis_name=None)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     halves = jax.tree.map(lambda s: np.full(s.shape, 0.5, s.dtype), shapes)
@@ -100,6 +100,13 @@ def test_missing_files_are_named(tmp_path):
     assert inference.read_categories(tmp_path) == []
 
 
+@pytest.mark.parametrize('content', ['', '{', '\udcff', '3', '{"a": 1}', '[1]', '[{"label": "x"}]'])
+def test_damaged_classes_are_one_line(tmp_path, content):
+    (tmp_path / 'categories.json').write_text(content, errors='surrogateescape')
+    with pytest.raises(UserError, match=r'categories\.json does not hold the classes of a run'):
+        inference.read_categories(tmp_path)
+
+
 def test_labels_must_mean_the_same_in_model_and_data(run):
     own = inference.read_categories(run)
     check_categories(own, CATEGORIES)
@@ -112,3 +119,47 @@ def test_labels_must_mean_the_same_in_model_and_data(run):
 def test_read_config_gives_what_was_written(run):
     written = json.loads((run / 'config.json').read_text())
     assert list(inference.read_config(run).optim.decay_epochs) == written['optim']['decay_epochs']
+
+
+def older(run, folder):
+    """The files of a run of a version that did not know two of today's settings."""
+    saved = json.loads((run / 'config.json').read_text())
+    del saved['model']['pooling'], saved['data']['max_pixels']
+    saved['model']['wings'] = 2
+    (folder / 'config.json').write_text(json.dumps(saved))
+    (folder / 'checkpoints' / '4').mkdir(parents=True)
+
+
+def test_config_of_an_older_version_is_read_over_todays_defaults(run, tmp_path, caplog):
+    older(run, tmp_path)
+    config = inference.read_config(tmp_path)
+    assert (config.model.pooling, config.model.width) == ('chain', 0.1)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "filled in model.pooling='chain'" in line and 'ignored model.wings' in line
+
+
+def test_workdir_of_an_older_version_is_continued(run, tmp_path):
+    older(run, tmp_path)
+    workdir.record_config(absolute(tmp_path), small_config())
+    config = small_config()
+    config.model.pooling = 'single'
+    with pytest.raises(UserError, match=r"model\.pooling: 'chain' -> 'single'"):
+        workdir.record_config(absolute(tmp_path), config)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'{"model": ', b'\xff\xfe', b'[]', b'{"model": {"width": "wide"}}', b'[' * 10**5],
+)
+def test_damaged_config_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / 'config.json').write_bytes(content)
+    with pytest.raises(UserError, match=r'config\.json') as error:
+        inference.read_config(tmp_path)
+    assert '\n' not in str(error.value)
+
+
+def test_settings_are_checked_before_anything_is_loaded(run):
+    config = small_config()
+    config.eval.batch_size = 0
+    with pytest.raises(UserError, match=r'eval\.batch_size=0: must be a whole number from 1'):
+        inference.load_trained(config, run, 'best')

@@ -1,5 +1,7 @@
 """From image files to records and pictures, with a detector that needs no training."""
 
+import os
+
 import cv2
 import jax.numpy as jnp
 import numpy as np
@@ -8,16 +10,16 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from spinenet_jax import prediction
-from spinenet_jax.data.batch import Category
+from spinenet_jax.data.batch import Category, Rows
+from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.errors import UserError
 from spinenet_jax.inference import Trained
+from spinenet_jax.ops.nms import Rules
+from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.records import DetectionRecords, Detections
 from spinenet_jax.training.step import make_eval_step
 
-SETTINGS = {
-    'task': 'detection',
-    'data': {'source': 'coco', 'image_size': (32, 32)},
-    'eval': {'batch_size': 4},
-}
+SETTINGS = {'data': {'max_pixels': 2_000_000}, 'eval': {'batch_size': 4}}
 CATEGORIES = [Category(1, 44, 'bright'), Category(2, 45, 'dark')]
 
 
@@ -29,11 +31,11 @@ class Mean(nn.Module):
         return images.mean((1, 2, 3))
 
 
-class WholeTask:
+class WholeTask(DetectionTask):
     """Finds one object, all of the image; the second row is padding."""
 
-    def images(self, batch):
-        return batch['image'] / 255.0
+    def forward(self, model, batch, *, train):
+        return model(batch['image'] / 255.0, train=train)
 
     def predictions(self, outputs, batch):
         size = batch['content_size'].astype(jnp.float32)
@@ -49,8 +51,10 @@ class WholeTask:
 
 @pytest.fixture(scope='module')
 def trained():
-    config = ConfigDict(SETTINGS)
-    return Trained(config, make_eval_step(Mean(), WholeTask()), {}, {}, 1, CATEGORIES)
+    rows = Rows(Augmentation((32, 32), 1.0, 1.0, False, 4), WholeImage((32, 32)))
+    task = WholeTask(rows, 3, 3.0, (3, 7), Rules())
+    step = make_eval_step(Mean(), task)
+    return Trained(ConfigDict(SETTINGS), task, step, {}, {}, 1, CATEGORIES)
 
 
 @pytest.fixture
@@ -85,9 +89,9 @@ def test_boxes_are_in_pixels_of_each_image(trained, photos):
     assert [p.image is None for p in found] == [False] * 4 + [True, False]
     assert 'truncated' in found[4].problem
     for p in found[:4]:
-        assert p.boxes == pytest.approx(np.array([[0, 0, *p.image.shape[:2]]]), abs=0.5)
-        assert p.labels.tolist() == [1]
-    square = found[5]  # fills the network's input, so its score is its brightness
+        assert p.found.boxes == pytest.approx(np.array([[0, 0, *p.image.shape[:2]]]), abs=0.5)
+        assert p.found.labels.tolist() == [1]
+    square = found[5].found  # fills the network's input, so its score is its brightness
     assert square.scores.tolist() == pytest.approx([100 / 255], abs=0.01)
 
 
@@ -101,9 +105,9 @@ def test_only_unreadable_images(trained, photos):
 
 
 def test_records_are_coco_shaped(trained, photos):
-    records = prediction.Records(CATEGORIES)
+    records = trained.task.records(CATEGORIES)
     for p in prediction.predict(trained, [str(photos / 'a.jpg'), str(photos / 'f.jpg')]):
-        records.add(p)
+        assert records.add(p.path, p.image.shape[:2], p.found) == ''
     data = records.as_dict
     assert data['images'][0] == {
         'id': 1, 'file_name': str(photos / 'a.jpg'), 'height': 40, 'width': 60
@@ -114,25 +118,64 @@ def test_records_are_coco_shaped(trained, photos):
         (2, 2, 44),
     ]
     assert data['annotations'][1]['bbox'] == [0, 0, 30, 30]
-    assert records.drawn(0.3) == '2 of 2 detections drawn'
-    assert records.drawn(0.9) == '0 of 2 detections drawn (scores are up to 0.51, --score=0.9)'
-    assert prediction.Records(CATEGORIES).drawn(0.3) == '0 of 0 detections drawn'
+    assert records.summary(0.3) == '2 of 2 detections drawn'
+    assert records.summary(0.9) == '0 of 2 detections drawn (scores are up to 0.51, --score=0.9)'
+    assert DetectionRecords(CATEGORIES).summary(0.3) == '0 of 0 detections drawn'
+
+
+def picture(trained, prediction_, min_score, names=()):
+    image = prediction_.image
+    side = prediction.picture_side(image)
+    return trained.task.picture(
+        image, prediction_.found, dict(names), min_score=min_score, side=side
+    )
 
 
 def test_pictures_of_small_images_are_enlarged_and_of_large_ones_are_not(trained, photos):
     paths = [str(photos / 'a.jpg'), str(photos / 'c.jpg')]
     small, large = prediction.predict(trained, paths)
-    assert prediction.picture(small, {1: 'bright'}, 0.0).shape == (427, 640, 3)
-    assert prediction.picture(large, {}, 0.0).shape == (900, 1300, 3)
+    assert picture(trained, small, 0.0, {1: 'bright'}).shape == (427, 640, 3)
+    assert picture(trained, large, 0.0).shape == (900, 1300, 3)
 
 
 def test_boxes_below_the_threshold_are_not_drawn(trained, photos):
     (found,) = prediction.predict(trained, [str(photos / 'c.jpg')])
-    assert (prediction.picture(found, {}, 0.99) == found.image).all()
-    assert (prediction.picture(found, {}, 0.1) != found.image).any()
+    assert (picture(trained, found, 0.99) == found.image).all()
+    assert (picture(trained, found, 0.1) != found.image).any()
 
 
-def test_pictures_of_equal_names_do_not_overwrite_each_other():
-    taken = set()
-    names = [prediction.picture_name(p, taken) for p in ('a/x.jpg', 'b/x.png', 'x.jpg', 'y.jpg')]
-    assert names == ['x.jpg', 'x_2.jpg', 'x_3.jpg', 'y.jpg']
+def test_pictures_are_never_larger_than_a_jpeg(trained):
+    image = np.zeros((4, 70_000, 3), np.uint8)
+    box = np.float32([[0, 10, 4, 60_000]])
+    detections = Detections(box, np.float32([0.9]), np.int32([1]))
+    drawn = picture(trained, prediction.Prediction('long.png', image, detections), 0.3)
+    assert drawn.shape == (4, 65_500, 3)
+    assert cv2.imencode('.jpg', drawn)[0]
+
+
+def test_special_files_and_images_of_too_many_pixels_are_skipped(trained, photos):
+    os.mkfifo(photos / 'g.jpg')
+    (photos / 'h.jpg').mkdir()
+    cv2.imwrite(str(photos / 'i.png'), np.zeros((2001, 1000), np.uint8))
+    os.symlink('/dev/zero', photos / 'j.jpg')
+    os.symlink(photos / 'j.jpg', photos / 'k.jpg')
+    names = 'ghijk'
+    paths = [path for path in prediction.find_images([str(photos)]) if path[-5] in names]
+    assert len(paths) == 5
+    problems = [found.problem for found in prediction.predict(trained, paths)]
+    assert problems == [
+        'not a regular file',
+        'not a regular file',
+        'it has 1000x2001 pixels, more than 2,000,000 (data.max_pixels)',
+        'not a regular file',
+        'not a regular file',
+    ]
+
+
+def test_batches_of_large_images_are_not_filled_up(photos, monkeypatch):
+    paths = prediction.find_images([str(photos)])  # 2,400, 660, 1,170,000, 64, broken, 900 pixels
+    batches = list(prediction._batches(paths, 4, 2_000_000))
+    assert [[p.path for p in batch] for batch in batches] == [paths[:4], paths[4:]]
+    monkeypatch.setattr(prediction, 'HELD_PIXELS', 3000)
+    batches = list(prediction._batches(paths, 4, 2_000_000))
+    assert [len(batch) for batch in batches] == [2, 1, 3]

@@ -1,10 +1,11 @@
-"""Compiles a training or evaluation step for a TPU that need not be there, and says what it costs.
+"""Compiles a training or evaluation step for a TPU, without one, and prints its cost.
 
 python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1
 python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1 --eval
 
-Takes minutes and a few GiB for a full model. Needs pip install "jax[tpu]", no TPU. Every run adds a
-line to the log that docs/tpu.md is made from (tools/tpu_table.py). Exit status 1: does not fit.
+Takes minutes and a few GiB for a full model. Needs pip install "jax[tpu]", no TPU. With --record, a
+line is added to the log that docs/tpu.md is made from (tools/tpu_table.py). Exit status 1: does not
+fit.
 """
 
 import collections
@@ -38,26 +39,31 @@ def define_flags() -> None:
     flags.DEFINE_bool('eval', False, 'The evaluation step, with post-processing.')
     flags.DEFINE_integer('costliest', 0, 'Also print this many of the costliest operations.')
     flags.DEFINE_string('hlo', '', 'File for the optimised program, to study.')
-    flags.DEFINE_string('log', str(LOG), "JSON lines to append to; '' for none.")
+    flags.DEFINE_bool('record', False, f'Append the figures to {LOG.relative_to(ROOT)}.')
     flags.mark_flag_as_required('config')
 
 
 def main() -> int:
     """Compile, print, log; 1 if the step does not fit the memory."""
     os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-    from spinenet_jax import tpu
-    from spinenet_jax.models.build import build_model, platform_of
+    from spinenet_jax import settings
+    from spinenet_jax.analysis import tpu
+    from spinenet_jax.lowering.policy import policy_of
+    from spinenet_jax.parallel import AXIS
+    from spinenet_jax.tasks.build import build_task_model
+    from spinenet_jax.training import programs
     from spinenet_jax.training.memory import choose_remat
 
     config = FLAGS.config
+    settings.check(config)
     devices = tpu.topology_devices(FLAGS.topology)
     batch_size = _set_batch_size(config, len(devices))
     core = tpu.CORES[FLAGS.topology.partition(':')[0]]
     remat = not FLAGS.eval and choose_remat(config, len(devices), core.memory)
-    platform = platform_of(devices[0])
-    model = build_model(config.model, task=config.task, platform=platform, remat=remat)
-    compile_step = tpu.compile_eval_step if FLAGS.eval else tpu.compile_train_step
-    program = compile_step(config, model, devices)
+    policy = policy_of(devices[0])
+    model = build_task_model(config, axis_name=AXIS, policy=policy, remat=remat)
+    lower = programs.lower_eval_step if FLAGS.eval else programs.lower_train_step
+    program = tpu.compile_program(*lower(config, model, devices))
     record = _describe_run(config, len(devices), batch_size) | {'remat': remat}
     record |= {'compile_cpu_seconds': round(program.seconds, 1), 'held': program.held}
     record |= {'memory': tpu.memory(program), 'fits': program.executable is not None}
@@ -72,9 +78,8 @@ def main() -> int:
             Path(FLAGS.hlo).write_text(program.executable.as_text())
     _print(record)
     _print_costliest(found, record)
-    if FLAGS.log:
-        Path(FLAGS.log).parent.mkdir(parents=True, exist_ok=True)
-        with open(FLAGS.log, 'a') as log:
+    if FLAGS.record:
+        with LOG.open('a') as log:
             log.write(json.dumps(record) + '\n')
     return 0 if record['fits'] else 1
 

@@ -2,201 +2,36 @@
 
 python tools/draw_graph.py                      # docs/spinenet49.svg and .png
 python tools/draw_graph.py --graph=r0_sp53 --output=/tmp/r0_sp53
+python tools/draw_graph.py --graph=runs/search/best.json --output=/tmp/best
 """
 
-from itertools import product
+import re
+import sys
 from pathlib import Path
 
-import matplotlib
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-matplotlib.use('Agg')  # no display is needed
+from absl import flags
 
-import matplotlib.pyplot as plt
-import numpy as np
-from absl import app, flags
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
-from matplotlib.path import Path as Curve
-
-from spinenet_jax.models.graph import GRAPHS, STEM_BLOCKS, Graph
+from spinenet_jax import launch
+from spinenet_jax.models.graph import load, validate
+from spinenet_jax.search import drawing
 
 ROOT = Path(__file__).resolve().parent.parent
-GRAPH = flags.DEFINE_enum('graph', 'spinenet49', sorted(GRAPHS), 'Which table to draw.')
-OUTPUT = flags.DEFINE_string('output', '', 'Path without suffix; docs/<graph> by default.')
-
-INK, PAPER, GRID, EDGE = '#1c2733', '#ffffff', '#dfe5ec', '#6b7a8c'
-STEM, BOTTLENECK, RESIDUAL, OUTPUT_RIM, MERGE = (
-    '#c9d1da',
-    '#8fb8ec',
-    '#f2c14e',
-    '#d1495b',
-    '#2a9d6f',
-)
-WIDTH, HEIGHT = 0.68, 0.46  # of a block; levels and blocks are 1 apart
+GRAPH = flags.DEFINE_string('graph', 'spinenet49', 'Name, text or JSON file of what to draw.')
+OUTPUT = flags.DEFINE_string('output', '', 'Path without suffix; docs/<name of graph> by default.')
 
 
-def draw(graph: Graph) -> plt.Figure:
-    """The graph as a figure: blocks from left to right in order, levels from fine to coarse."""
-    count = len(graph.levels)
-    figure, axes = plt.subplots(figsize=(0.72 * count + 1.2, 5.6), layout='constrained')
-    figure.set_facecolor(PAPER)
-    _draw_levels(axes, graph)
-    for (_, _, merge), curve in route(graph).items():
-        _draw_arrow(axes, curve, merge)
-    for index in range(count):
-        _draw_block(axes, graph, index)
-    _draw_legend(axes, graph)
-    axes.set_xlim(-1.3, count + 0.25)
-    axes.set_ylim(1.35, max(graph.levels) + 0.7)
-    axes.axis('off')
-    return figure
-
-
-def _draw_levels(axes: Axes, graph: Graph) -> None:
-    """One line a level, with its name and resolution."""
-    for level in range(min(graph.levels), max(graph.levels) + 1):
-        axes.axhline(level, color=GRID, linewidth=1, zorder=0)
-        axes.text(-1.25, level + 0.09, f'level {level}', color=INK, fontsize=10.5)
-        axes.text(-1.25, level - 0.22, f'1/{2**level}', color=EDGE, fontsize=9)
-
-
-def _draw_block(axes: Axes, graph: Graph, index: int) -> None:
-    """A rounded box with the block's number; outputs have a rim and the name of their map."""
-    level, x = graph.levels[index], index
-    stem = index < STEM_BLOCKS
-    is_output = not stem and graph.blocks[index - STEM_BLOCKS].is_output
-    colour = STEM if stem else BOTTLENECK if graph.kinds[index] == 'bottleneck' else RESIDUAL
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - WIDTH / 2, level - HEIGHT / 2),
-            WIDTH,
-            HEIGHT,
-            boxstyle='round,pad=0,rounding_size=0.12',
-            facecolor=colour,
-            edgecolor=OUTPUT_RIM if is_output else INK,
-            linewidth=2.4 if is_output else 0.9,
-            zorder=3,
-        )
-    )
-    axes.text(x, level, str(index), ha='center', va='center', color=INK, fontsize=11, zorder=4)
-    if is_output:
-        name = f'P{level}'
-        style = {'color': OUTPUT_RIM, 'fontsize': 10.5, 'fontweight': 'bold', 'zorder': 4}
-        axes.text(x + WIDTH / 2 + 0.08, level + 0.12, name, va='bottom', **style)
-
-
-def route(graph: Graph) -> dict[tuple[int, int, bool], np.ndarray]:
-    """A curve for every arrow (parent, child, is merge): control points f64[3,2] (x, level).
-
-    Short arrows first, each takes the straightest of many curves that runs behind no other block
-    and along no arrow drawn before.
-    """
-    edges = [(0, 1, False)]
-    edges += [(p, c, False) for c, b in enumerate(graph.blocks, STEM_BLOCKS) for p in b.parents]
-    edges += [(p, c, True) for c, sources in graph.merges.items() for p in sources]
-    edges.sort(key=lambda e: (abs(graph.levels[e[1]] - graph.levels[e[0]]) + e[1] - e[0], e))
-    curves, drawn = {}, []
-    for edge in edges:
-        best = min(_candidates(graph, *edge[:2]), key=lambda c: _cost(graph, edge, c, drawn))
-        curves[edge] = best
-        drawn.append(_points(best))
-    return curves
-
-
-def _candidates(graph: Graph, parent: int, child: int) -> list[np.ndarray]:
-    """Curves from the right, top or bottom of one block to the left, top or bottom of another."""
-    tail, head = (np.array([i, graph.levels[i]], float) for i in (parent, child))
-    half = np.array([WIDTH, HEIGHT]) / 2
-    exits = [(1, y) for y in (-0.5, 0, 0.5)] + [(x, y) for x in (0.1, 0.6) for y in (-1, 1)]
-    entries = [(-1, y) for y in (-0.5, 0, 0.5)] + [(x, y) for x in (-0.6, -0.1) for y in (-1, 1)]
-    curves = []
-    for leave, enter, bow in product(exits, entries, np.linspace(-0.4, 0.4, 9)):
-        start, end = tail + half * leave, head + half * enter
-        along = end - start
-        curves.append(np.array([start, (start + end) / 2 + bow * along[[1, 0]] * [1, -1], end]))
-    return curves
-
-
-def _points(curve: np.ndarray) -> np.ndarray:
-    """Points along a quadratic Bezier curve, f64[30,2]."""
-    t = np.linspace(0, 1, 30)[:, None]
-    return (1 - t) ** 2 * curve[0] + 2 * t * (1 - t) * curve[1] + t**2 * curve[2]
-
-
-def _cost(
-    graph: Graph, edge: tuple[int, int, bool], curve: np.ndarray, drawn: list[np.ndarray]
-) -> float:
-    """How bad a curve looks: behind blocks or names, along other arrows, bent, or backwards."""
-    points = _points(curve)
-    centres = np.array(list(enumerate(graph.levels)), float)
-    away = np.abs(points[:, None] - centres) - np.array([WIDTH, HEIGHT]) / 2
-    margin = np.full(len(centres), 0.08)
-    margin[list(edge[:2])] = -0.01
-    cost = 50.0 * (away < margin[:, None]).all(-1).sum()
-    names = centres[list(graph.outputs.values())] + [WIDTH / 2 + 0.24, 0.27]
-    cost += 10.0 * (np.abs(points[:, None] - names) < [0.25, 0.17]).all(-1).sum()
-    for other in drawn:
-        near = np.abs(points[:, None] - other).sum(-1).min(1) < 0.09
-        cost += 0.3 * near.sum()
-    straight = np.linalg.norm(curve[2] - curve[0])
-    cost += 2.0 * np.linalg.norm(curve[1] - (curve[0] + curve[2]) / 2) / straight + straight / 4
-    off_centre = np.abs(curve[[0, 2], 1] - centres[list(edge[:2]), 1])
-    cost += 0.15 * off_centre.sum()
-    cost += 20.0 * (np.diff(points[:, 0]) < 0).sum() / len(points)
-    return cost
-
-
-def _draw_arrow(axes: Axes, curve: np.ndarray, merge: bool) -> None:
-    """One curve with its head; a merge is dashed and coloured."""
-    axes.add_patch(
-        FancyArrowPatch(
-            path=Curve(curve, [Curve.MOVETO, Curve.CURVE3, Curve.CURVE3]),
-            arrowstyle='-|>,head_length=4.5,head_width=2.4',
-            linewidth=1.8 if merge else 1.15,
-            linestyle=(0, (4, 2)) if merge else 'solid',
-            color=MERGE if merge else EDGE,
-            zorder=2,
-        )
-    )
-
-
-def _draw_legend(axes: Axes, graph: Graph) -> None:
-    """What colours and lines mean; only those that occur."""
-    entries = [
-        Patch(facecolor=STEM, edgecolor=INK, label='stem (bottleneck)'),
-        Patch(facecolor=BOTTLENECK, edgecolor=INK, label='bottleneck block'),
-        Patch(facecolor=RESIDUAL, edgecolor=INK, label='residual block'),
-        Patch(facecolor=PAPER, edgecolor=OUTPUT_RIM, linewidth=2.2, label='output of the pyramid'),
-        Line2D([], [], color=EDGE, linewidth=1.4, label='resampled parent'),
-    ]
-    if 'residual' not in graph.kinds:
-        del entries[2]
-    if graph.merges:
-        label = 'unused block, added as it is'
-        entries.append(Line2D([], [], color=MERGE, linewidth=1.8, linestyle='--', label=label))
-    axes.legend(
-        handles=entries,
-        loc='upper left',
-        bbox_to_anchor=(0.075, 0.99),
-        fontsize=9.5,
-        frameon=False,
-        labelcolor=INK,
-        handlelength=1.8,
-    )
-
-
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Writes the drawing as SVG and PNG."""
-    del argv
-    stem = Path(OUTPUT.value or ROOT / 'docs' / GRAPH.value)
+    graph = load(GRAPH.value)
+    validate(graph)
+    stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name))
     stem.parent.mkdir(parents=True, exist_ok=True)
-    plt.rcParams |= {'svg.hashsalt': GRAPH.value, 'font.family': 'DejaVu Sans'}
-    figure = draw(GRAPHS[GRAPH.value])
-    figure.savefig(stem.with_suffix('.svg'), metadata={'Date': None})
-    figure.savefig(stem.with_suffix('.png'), dpi=160, metadata={'Software': None})
+    stem.with_suffix('.svg').write_bytes(drawing.svg(graph))
+    stem.with_suffix('.png').write_bytes(drawing.png(graph))
     print(f'wrote {stem}.svg and .png')
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

@@ -6,6 +6,7 @@ A straight line is fitted through the logarithms of the points of each part of
 benchmarks/growth.py; its slope is the power of x that time grows with.
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,6 +156,7 @@ def draw(lines: list[str], path: Path) -> None:
 
 def main() -> None:
     """Writes the page and the plot."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     lines = LOG.read_text().splitlines()
     PAGE.write_text(page(lines))
     draw(lines, PLOT)

@@ -1,14 +1,16 @@
-"""Write what the TF2 Model Garden computes, for tests that compare ours with it without TensorFlow.
+"""Writes what the TF2 Model Garden computes, for tests that compare ours without TensorFlow.
 
     tools/make_oracle_env.sh ORACLE
     ORACLE/bin/python tools/make_goldens.py [--output=tests/goldens] [STAGE ...]
 
 One .npz a stage. Inputs and weights are not stored: `oracle_cases.py` makes them on both sides.
+tf2_beta alone holds a whole checkpoint, as bytes.
 """
 
 import argparse
 import pathlib
 import sys
+import tempfile
 from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -236,7 +238,45 @@ def _parse(name: str, draws: tuple | None) -> tuple:
     return image.numpy(), packed['image_info'].numpy(), boxes.numpy(), labels.numpy()[:, 0]
 
 
-STAGES = (backbone, anchors, matching, losses, training, detection, preprocessing)
+def decoding() -> Arrays:
+    """JPEG files and the pixels that both implementations' data loaders decode from them."""
+    result = {}
+    for name, options in cases.JPEGS.items():
+        file = tf.io.encode_jpeg(cases.jpeg_pixels(name), **options)
+        result[f'{name}/file'] = np.frombuffer(file.numpy(), np.uint8)
+        result[f'{name}/pixels'] = tf.io.decode_image(file, channels=3).numpy()
+    return result
+
+
+def tf2_beta() -> Arrays:
+    """A checkpoint in the layout of the Garden's beta, and what its model computes.
+
+    'file/<name>' are the bytes of its files, saved as the Garden's trainer saves them.
+    """
+    model, size = cases.BETA, cases.BETA_SIZE
+    _, network = garden.build(model, size, beta=True)
+    garden.assign_random(network, model, beta=True)
+    images = cases.normalised(cases.images('tf2_beta', 1, size))
+    result = garden.forward(network, images)
+    with tempfile.TemporaryDirectory() as folder:
+        step = tf.Variable(231000, dtype=tf.int64)
+        tf.train.Checkpoint(model=network, global_step=step).write(f'{folder}/ckpt-231000')
+        for path in sorted(pathlib.Path(folder).iterdir()):
+            result[f'file/{path.name}'] = np.frombuffer(path.read_bytes(), np.uint8)
+    return result
+
+
+STAGES = (
+    backbone,
+    anchors,
+    matching,
+    losses,
+    training,
+    detection,
+    decoding,
+    preprocessing,
+    tf2_beta,
+)
 
 
 def main() -> None:

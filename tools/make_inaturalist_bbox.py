@@ -13,11 +13,12 @@ stopped run was. Prints how many crops and classes there are next to the publish
 import sys
 from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from absl import flags
 from tqdm import tqdm
 
-from spinenet_jax.data.inaturalist_bbox import make_folders, plan_crops, write_crops
-from spinenet_jax.errors import UserError
+from spinenet_jax import launch
 
 IMAGES = flags.DEFINE_string('images', None, 'Folder with train_val_images/.', required=True)
 ANNOTATIONS = flags.DEFINE_string('annotations', None, 'Folder of the two JSON files.')
@@ -30,6 +31,8 @@ PUBLISHED = {'train': 496_164, 'val': 48_736, 'classes': 2_854}  # SpineNet pape
 
 def build(images: Path, annotations: Path, output: Path, threads: int) -> dict[str, int]:
     """Writes both splits; returns the numbers of crops, and of classes."""
+    from spinenet_jax.data.inaturalist_bbox import make_folders, plan_crops, write_crops
+
     plans = [plan_crops(annotations / name, split) for split, name in FILES.items()]
     counts = {'classes': make_folders(plans, output)}
     for plan in plans:
@@ -41,23 +44,15 @@ def build(images: Path, annotations: Path, output: Path, threads: int) -> dict[s
     return counts
 
 
-def main(argv: list[str]) -> int:
-    """Exit status 0: done; 2: a user's mistake."""
-    if len(argv) > 1:
-        print(f"error: unexpected argument '{argv[1]}'", file=sys.stderr)
-        return 2
+def main() -> None:
+    """Builds the data set, and prints its size beside the published one."""
     images, output = Path(IMAGES.value), Path(OUTPUT.value)
-    try:
-        counts = build(images, Path(ANNOTATIONS.value or images), output, THREADS.value)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    counts = build(images, Path(ANNOTATIONS.value or images), output, THREADS.value)
     for name, published in PUBLISHED.items():
         what = 'classes' if name == 'classes' else f'{name} crops'
         agrees = 'as published' if counts[name] == published else f'published: {published:,}'
         print(f'{counts[name]:,} {what} ({agrees})')
-    return 0
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

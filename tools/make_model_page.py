@@ -3,10 +3,12 @@
     python tools/make_model_page.py [--check]
 
 Sizes are traced from our models; published scores and the places of the checkpoints are those of
-the TF1 repository's own model zoo (models/official/detection/MODEL_ZOO.md in tensorflow/tpu).
+the TF1 repository's own model zoo (models/official/detection/MODEL_ZOO.md in tensorflow/tpu) and of
+the Model Garden's README (official/vision/README.md in tensorflow/models).
 """
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / 'docs/models.md'
-BUCKET = 'https://storage.cloud.google.com/cloud-tpu-checkpoints/detection'
+TF1_BUCKET = 'https://storage.cloud.google.com/cloud-tpu-checkpoints/detection'
+TF2_BUCKET = 'https://storage.googleapis.com/tf_model_garden/vision/spinenet'
 
 
 class Published(NamedTuple):
@@ -24,6 +27,16 @@ class Published(NamedTuple):
     config: str
     score: str
     file: str
+
+
+class Table(NamedTuple):
+    """Models of one kind: title, name of the score, config file, and where the files are."""
+
+    title: str
+    score: str
+    config: str
+    folder: str
+    rows: tuple[Published, ...]
 
 
 DETECTORS = (
@@ -37,6 +50,11 @@ DETECTORS = (
     Published('143-C', '50.6', 'spinenet-143-best'),
     Published('190-C', '52.0', 'spinenet-190-best'),
 )
+GARDEN_DETECTORS = (
+    Published('49-C', '44.2', 'spinenet-49-i640'),
+    Published('96-C', '48.5', 'spinenet-96-i1024'),
+    Published('143-C', '50.0', 'spinenet-143-i1280'),
+)
 CLASSIFIERS = (
     Published('imagenet-49', '77.0 / 93.3', 'spinenet-49-imagenet'),
     Published('imagenet-96', '78.2 / 94.0', 'spinenet-96-imagenet'),
@@ -46,18 +64,31 @@ CLASSIFIERS = (
     Published('imagenet-143-best', '80.1 / 95.0', 'spinenet-143-best-imagenet'),
     Published('imagenet-190-best', '80.8 / 95.3', 'spinenet-190-best-imagenet'),
 )
+TABLES = (
+    Table('RetinaNet on COCO', 'AP', 'retinanet', f'{TF1_BUCKET}/retinanet', DETECTORS),
+    Table('RetinaNet on COCO, TF2', 'AP', 'retinanet', TF2_BUCKET, GARDEN_DETECTORS),
+    Table(
+        'ImageNet',
+        'top-1 / top-5',
+        'classification',
+        f'{TF1_BUCKET}/classification',
+        CLASSIFIERS,
+    ),
+)
 HOW_TO_READ = """# Models
 
 <!-- made by tools/make_model_page.py -->
 
-How to read this page. *Published* is what the TF1 model zoo reports: COCO AP on val2017, or
-ImageNet top-1 / top-5, in percent. *Ours* is what `eval.py` printed for the converted checkpoint;
-*not run* means that nobody has run it, not that it fails. Parameters (trainable) and multiply-adds
-(one image) are counted from our traced model with the classes of the checkpoint, 91 or 1,001 with
-background. What stands between a published number and ours is in
-[differences.md](differences.md); the stages that were compared number by number are the tests in
-`tests/convert/`. The released 49S checkpoints may have 256 channels at their endpoints, as the
-zoo's size of 11.9 M says; the conversion sees it.
+How to read this page. *Published* is what the TF1 model zoo reports, in the table of TF2 what the
+Model Garden's README does: COCO AP on val2017, or ImageNet top-1 / top-5, in percent. *Ours* is
+what `eval.py` printed for the converted checkpoint; *not run* means that nobody has run it, not
+that it fails. Parameters (trainable) and multiply-adds (one image) are counted from our traced
+model with the classes of the checkpoint, 91 or 1,001 with background. What stands between a
+published number and ours is in [differences.md](differences.md); the stages that were compared
+number by number are the tests in `tests/convert/`. The released 49S checkpoints may have 256
+channels at their endpoints, as the zoo's size of 11.9 M says; the conversion sees it. The Garden's
+checkpoints are of its beta, which names variables otherwise than today's Garden; either layout is
+taken.
 
 Every row is one command; *file* goes into both places:
 
@@ -66,43 +97,34 @@ Every row is one command; *file* goes into both places:
 """
 
 
-def row(published: Published, module: object, name: str, folder: str) -> list[str]:
+def row(published: Published, table: Table) -> list[str]:
     """The cells of one model."""
-    from spinenet_jax.cost import Cost, config_cost
+    from spinenet_jax.analysis.cost import Cost, config_cost
 
-    config = module.get_config(published.config)
+    config = importlib.import_module(f'configs.{table.config}').get_config(published.config)
     if config.task == 'classification':
         config.model.num_classes = 1001
     total = sum(config_cost(config).values(), Cost())
-    link = f'[{published.file}]({BUCKET}/{folder}/{published.file}.tar.gz)'
     return [
-        f'`{name}.py:{published.config}`',
+        f'`{table.config}.py:{published.config}`',
         str(config.data.image_size[0]),
         f'{total.parameters / 1e6:.1f}',
         f'{total.multiply_adds / 1e9:.1f}',
         published.score,
         'not run',
-        link,
+        f'[{published.file}]({table.folder}/{published.file}.tar.gz)',
     ]
 
 
 def page() -> str:
     """The whole page."""
-    from configs import classification, retinanet
-
     parts = [HOW_TO_READ]
-    for title, score, rows, module, name, folder in (
-        ('RetinaNet on COCO', 'AP', DETECTORS, retinanet, 'retinanet', 'retinanet'),
-        (
-            *('ImageNet', 'top-1 / top-5', CLASSIFIERS),
-            *(classification, 'classification', 'classification'),
-        ),
-    ):
+    for table in TABLES:
         head = ['config', 'input', 'parameters M', 'multiply-adds B']
-        head += [f'published {score}', 'ours', 'file']
-        table = [head, ['---'] * len(head), *(row(r, module, name, folder) for r in rows)]
-        lines = '\n'.join(f'| {" | ".join(cells)} |' for cells in table)
-        parts.append(f'## {title}\n\n{lines}\n')
+        head += [f'published {table.score}', 'ours', 'file']
+        cells = [head, ['---'] * len(head), *(row(published, table) for published in table.rows)]
+        lines = '\n'.join(f'| {" | ".join(line)} |' for line in cells)
+        parts.append(f'## {table.title}\n\n{lines}\n')
     return '\n'.join(parts)
 
 

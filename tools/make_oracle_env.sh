@@ -8,7 +8,7 @@
 # repeat. Run its python with TF_USE_LEGACY_KERAS=1.
 set -euo pipefail
 
-if [[ $# -ne 1 ]]; then
+if [[ $# -ne 1 || $1 == -* ]]; then
   echo "usage: tools/make_oracle_env.sh DIRECTORY" >&2
   exit 2
 fi

@@ -1,4 +1,4 @@
-"""The cases of the comparison with the Model Garden, and their inputs, for both of its sides.
+"""Makes the cases of the comparison with the Model Garden, and their inputs, for both sides.
 
 Inputs and weights are drawn from numpy generators keyed by name, so that `make_goldens.py` (which
 runs where TensorFlow is) and the tests (which run where JAX is) make the same ones and only
@@ -35,6 +35,17 @@ ANCHORS = (((128, 256), 3.0), ((128, 128), 4.0))
 TRAINING = {**NARROW, 'activation': 'swish'}
 TRAINING_SIZE, TRAINING_BATCH, TRAINING_STEPS = (256, 256), 8, 10
 TRAINING_SGD = {'learning_rate': 1e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
+# Of the Garden's beta layout the whole checkpoint is stored, so the model is as narrow as it gets.
+BETA = {
+    **NARROW,
+    'width': 0.03125,
+    'endpoint_channels': 8,
+    'head_channels': 8,
+    'head_convs': 1,
+    'num_classes': 3,
+    'activation': 'swish',
+}
+BETA_SIZE = (128, 128)
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,
@@ -61,6 +72,7 @@ FULL = {  # the published sizes
         'head_convs': 7,
         'num_classes': 91,
         'activation': 'swish',
+        'anchor_size': 4.0,
     },
 }
 
@@ -240,3 +252,21 @@ def photo(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     whole = images(f'photo {name}', 1, (-(-height // 32) * 32, -(-width // 32) * 32))[0]
     found, labels = boxes(f'photo {name}', 7, (height, width), 6)
     return whole[:height, :width], found, labels, np.arange(7) == 6
+
+
+JPEG_SIZE = (51, 77)
+# case: how the photo is encoded, as tf.io.encode_jpeg takes it.
+JPEGS = {
+    'fine': {'quality': 96, 'chroma_downsampling': False},
+    'usual': {'quality': 90},
+    'coarse': {'quality': 40},
+    'progressive': {'quality': 85, 'progressive': True},
+    'gray': {'quality': 85, 'format': 'grayscale'},
+}
+
+
+def jpeg_pixels(name: str) -> np.ndarray:
+    """u8[*JPEG_SIZE,3], or of one channel for 'gray', to be encoded."""
+    height, width = JPEG_SIZE
+    pixels = images(f'jpeg {name}', 1, (64, 96))[0, :height, :width]
+    return pixels[..., :1] if name == 'gray' else pixels

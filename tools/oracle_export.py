@@ -6,6 +6,7 @@ Called by tools/convert_checkpoint.py --to=tf2, in the oracle's environment. WEI
 {our path: array}; MODEL.json the `model` part of the config and 'image_size'.
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -13,12 +14,13 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import oracle_garden as garden
-import tensorflow as tf
 
 
 def main(weights: str, model_json: str, prefix: str) -> None:
     """Builds the Garden's model, fills it and saves its checkpoint items."""
+    import oracle_garden as garden
+    import tensorflow as tf
+
     model = json.loads(pathlib.Path(model_json).read_text())
     _, network = garden.build(model, tuple(model['image_size']))
     named = garden.variables(network, model)
@@ -32,4 +34,7 @@ def main(weights: str, model_json: str, prefix: str) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ('weights', 'model_json', 'prefix'):
+        parser.add_argument(name)
+    main(**vars(parser.parse_args()))

@@ -7,6 +7,9 @@ checkpoint in FOLDER/saved. Or it is a JSON file of a model with 'image_size', w
 FOLDER/tf2/ckpt is read. FOLDER/outputs.npz gets features, head outputs and the 100 detections.
 """
 
+from __future__ import annotations
+
+import argparse
 import functools
 import json
 import pathlib
@@ -16,13 +19,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import oracle_cases as cases
-import oracle_garden as garden
-import tensorflow as tf
-import tf_keras
 
 
-def temper(network: tf_keras.Model, images: np.ndarray) -> None:
-    """Scale the predictors so that outputs spread as a trained model's: no saturated scores."""
+def temper(network: object, images: np.ndarray) -> None:
+    """Scales the predictors so that outputs spread as a trained model's: no saturated scores."""
+    import oracle_garden as garden
+
     outputs = garden.forward(network, images)
 
     def deviations(kind: str) -> np.ndarray:
@@ -37,6 +39,10 @@ def temper(network: tf_keras.Model, images: np.ndarray) -> None:
 
 def main(name: str, side: str, seed: str, folder: str) -> None:
     """Builds, fills, saves or loads, runs."""
+    import oracle_garden as garden
+    import tensorflow as tf
+    import tf_keras
+
     published = name in cases.FULL
     if published:
         model, size = cases.model(**cases.FULL[name]), (int(side), int(side))
@@ -65,4 +71,7 @@ def main(name: str, side: str, seed: str, folder: str) -> None:
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for argument in ('name', 'side', 'seed', 'folder'):
+        parser.add_argument(argument)
+    main(**vars(parser.parse_args()))

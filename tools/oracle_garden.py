@@ -1,14 +1,19 @@
-"""The Model Garden's RetinaNet at any width, with its variables under our names.
+"""Builds the Model Garden's RetinaNet at any width, with its variables under our names.
 
 Imports TensorFlow and `official.vision`: runs in the environment that `make_oracle_env.sh` builds.
 """
 
+import importlib.util
 import os
+import sys
 
+if importlib.util.find_spec('tensorflow') is None:
+    sys.exit('error: no TensorFlow here: run with the python that tools/make_oracle_env.sh builds')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import numpy as np
 import oracle_cases as cases
@@ -16,19 +21,39 @@ import tensorflow as tf
 import tf_keras
 from official.vision.configs import retinanet as garden_config
 from official.vision.modeling import factory
-from official.vision.modeling.backbones.spinenet import SpineNet
+from official.vision.modeling.backbones import spinenet
 from official.vision.tasks import retinanet as garden_task
 
 from spinenet_jax.convert import tf_names
 
 LEVELS = range(3, 8)
+BETA_BLOCKS = 15  # block specs of the Garden's beta: all but P2
 
 
-def build(model: dict, size: tuple[int, int], weight_decay: float = 0.0) -> tuple:
+def build(
+    model: dict, size: tuple[int, int], weight_decay: float = 0.0, beta: bool = False
+) -> tuple:
     """(Garden task, Keras model) of `model` (see `oracle_cases.NARROW`) for images of `size`.
 
-    Norms are the synchronised ones, as in the Garden's own SpineNet experiments.
+    Norms are the synchronised ones, as in the Garden's own SpineNet experiments. With `beta`,
+    blocks and classes of norms are those of the Garden's beta, which the checkpoints that its
+    README offers were trained with.
     """
+    if beta:
+        with mock.patch.object(tf_keras.layers, 'BatchNormalization', _beta_norm):
+            return _build(model, size, weight_decay, spinenet.SPINENET_BLOCK_SPECS[:BETA_BLOCKS])
+    return _build(model, size, weight_decay, spinenet.SPINENET_BLOCK_SPECS)
+
+
+def _beta_norm(synchronized: bool = False, **options: object) -> tf_keras.layers.Layer:
+    """What the beta built where the Garden now builds a BatchNormalization."""
+    if not synchronized:
+        raise ValueError('the beta is imitated for synchronised norms only')
+    return tf_keras.layers.experimental.SyncBatchNormalization(**options)
+
+
+def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list) -> tuple:
+    """`build` from block specs."""
     experiment = garden_config.retinanet_spinenet_coco()
     config = experiment.task
     config.model.input_size = [*size, 3]
@@ -41,8 +66,9 @@ def build(model: dict, size: tuple[int, int], weight_decay: float = 0.0) -> tupl
     regularizer = tf_keras.regularizers.l2(weight_decay / 2.0) if weight_decay else None
     specs = tf_keras.layers.InputSpec(shape=[None, *size, 3])
     norm = config.model.norm_activation
-    backbone = SpineNet(
+    backbone = spinenet.SpineNet(
         input_specs=specs,
+        block_specs=spinenet.build_block_specs(blocks),
         endpoints_num_filters=model['endpoint_channels'],
         resample_alpha=model['resample_alpha'],
         block_repeats=model['block_repeats'],
@@ -58,10 +84,12 @@ def build(model: dict, size: tuple[int, int], weight_decay: float = 0.0) -> tupl
     return garden_task.RetinaNetTask(config), network
 
 
-def variables(network: tf_keras.Model, model: dict) -> dict[str, tf.Variable]:
+def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[str, tf.Variable]:
     """{our path: variable} of every variable of the model."""
     found = list(_keyed(network))
-    architecture = tf_names.Architecture(model['block_repeats'], model['head_convs'])
+    architecture = tf_names.Architecture(
+        model['block_repeats'], model['head_convs'], counts_p2=not beta
+    )
     ours = {name: path for path, name in tf_names.tf2_names(architecture).items()}
     names = tf_names.tf2_canonical((key, v.name.removesuffix(':0')) for key, v in found)
     result = {ours[name]: variable for name, (_, variable) in zip(names, found, strict=True)}
@@ -97,10 +125,13 @@ def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
 
 
 def assign_random(
-    network: tf_keras.Model, model: dict, draw: Callable[..., np.ndarray] = cases.weight
+    network: tf_keras.Model,
+    model: dict,
+    draw: Callable[..., np.ndarray] = cases.weight,
+    beta: bool = False,
 ) -> dict[str, tf.Variable]:
     """Give every variable what `draw` (path, shape) gives; returns `variables`."""
-    named = variables(network, model)
+    named = variables(network, model, beta)
     for path, variable in named.items():
         variable.assign(draw(path, tuple(variable.shape)))
     return named

@@ -3,6 +3,7 @@
 python tools/tpu_table.py
 """
 
+import argparse
 import json
 import re
 import sys
@@ -129,7 +130,8 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Read the log, write the page."""
+    """Reads the log, writes the page."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if not LOG.exists():
         sys.exit(f'error: {LOG}: no such file; run tools/compile_for_tpu.py first')
     PAGE.write_text(page(read(LOG)))

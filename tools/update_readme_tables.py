@@ -1,6 +1,6 @@
-"""Fills the generated parts of README.md from logs and from the models themselves.
+"""Fills the generated parts of README.md and docs/benchmarks.md from logs and from the models.
 
-    python tools/update_readme_tables.py [--check]
+    python tools/update_readme_tables.py
 
 A generated part stands between two comments, the first of which says where it comes from:
 
@@ -9,7 +9,7 @@ A generated part stands between two comments, the first of which says where it c
     <!-- begin text benchmarks/logs/x.txt -->               a log as it is
     <!-- end -->
 
-A log that does not exist reads "not run".
+A log that does not exist reads "not run". tools/check_generated_pages.py only compares.
 """
 
 import json
@@ -17,10 +17,12 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from spinenet_jax import launch
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit 1 if README.md is out of date.')
+PAGES = ('README.md', 'docs/benchmarks.md')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 
@@ -47,7 +49,7 @@ def _not_run_on(rows: list[dict]) -> str:
 def models_table() -> str:
     """Sizes of every model in configs/retinanet.py at its input size."""
     from configs import retinanet
-    from spinenet_jax.cost import config_cost
+    from spinenet_jax.analysis.cost import config_cost
 
     rows = []
     for name in retinanet.MODELS:
@@ -72,7 +74,7 @@ def _generate(kind: str, source: str, root: Path) -> str:
         return f'```\n{text.rstrip()}\n```\n'
     if kind == 'table':
         return table_of_log(text.splitlines(), [field.strip() for field in fields.split(',')])
-    raise ValueError(f'README.md: unknown part {kind!r}')
+    raise ValueError(f'unknown part {kind!r}')
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -88,17 +90,12 @@ def _show(value: object) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
-def main(argv: list[str]) -> None:
-    """Rewrites README.md, or compares."""
-    del argv
-    sys.path.insert(0, str(ROOT))
-    path = ROOT / 'README.md'
-    old = path.read_text()
-    new = fill(old, ROOT)
-    if CHECK.value and new != old:
-        sys.exit('README.md is out of date: run python tools/update_readme_tables.py')
-    path.write_text(new)
+def main() -> None:
+    """Rewrites the pages."""
+    for name in PAGES:
+        path = ROOT / name
+        path.write_text(fill(path.read_text(), ROOT))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

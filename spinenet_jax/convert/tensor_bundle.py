@@ -1,17 +1,19 @@
 """Reads the files of a TensorFlow checkpoint ("tensor bundle") without TensorFlow.
 
 PREFIX.index is a LevelDB table from a variable's name to where it lies in the files
-PREFIX.data-00000-of-0000N and what it is; the descriptions are protocol buffers, of which only the
-needed fields are read. What the variables mean is left to `tf_checkpoint.py`.
+PREFIX.data-00000-of-0000N and what it is. The descriptions are protocol buffers; `MESSAGES` lists
+the fields that are needed. Every checksum that the format has is verified. What the variables mean
+is left to `tf_checkpoint.py`.
 """
 
-import mmap
 import pathlib
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import google_crc32c
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from spinenet_jax.errors import UserError
 
@@ -19,7 +21,29 @@ MAGIC = 0xDB4775248B80FB57  # the last eight bytes of every LevelDB table
 FOOTER_BYTES, TRAILER_BYTES = 48, 5
 OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 DTYPES = {1: '<f4', 2: '<f8', 3: '<i4', 9: '<i8', 10: '?', 19: '<f2'}
-BFLOAT16 = 14
+STRING, BFLOAT16 = 7, 14
+OPAQUE = (20, 21)  # resources and variants: their checksums are of something else
+MAX_SHARDS = 100_000  # the files' names have five digits
+
+# {message: {field: (number, type)}}; a * marks a repeated field. Fields that are not listed are
+# skipped. Enumerations are int32 on the wire, messages of no interest bytes.
+MESSAGES = {
+    'Header': {'num_shards': (1, 'int32'), 'endianness': (2, 'int32')},
+    'Dim': {'size': (1, 'int64')},
+    'Shape': {'dim': (2, 'Dim*')},
+    'Entry': {
+        'dtype': (1, 'int32'),
+        'shape': (2, 'Shape'),
+        'shard_id': (3, 'int32'),
+        'offset': (4, 'int64'),
+        'size': (5, 'int64'),
+        'crc32c': (6, 'fixed32'),
+        'slices': (7, 'bytes*'),
+    },
+    'Attribute': {'full_name': (2, 'string'), 'checkpoint_key': (3, 'string')},
+    'Node': {'attributes': (2, 'Attribute*')},
+    'ObjectGraph': {'nodes': (1, 'Node*')},
+}
 
 
 class Entry(NamedTuple):
@@ -38,16 +62,30 @@ class Bundle:
     """An open checkpoint: `entries` by name; `read` takes one variable's values from disk."""
 
     def __init__(self, prefix: pathlib.Path) -> None:
-        """Reads the index; UserError where it is not one, is damaged or lacks a data file."""
+        """Reads the index.
+
+        Raises:
+          UserError: it is not the index of a checkpoint, is damaged, or lacks a data file.
+        """
         self.prefix = prefix
         path = prefix.with_name(f'{prefix.name}.index')
         try:
             table = dict(_table(path.read_bytes()))
-            header = {n: v for n, _, v in _fields(table.pop(b''))}
-            self.entries = {name.decode(): _entry(value) for name, value in table.items()}
-        except (KeyError, ValueError, IndexError, struct.error) as error:
+            header = _CLASSES['Header'].FromString(table.pop(b''))
+            if header.endianness:
+                raise ValueError('it was written on a big-endian machine')
+            # Names are text, but for those of a partitioned variable's parts.
+            self.entries = {
+                n.decode(errors='backslashreplace'): _entry(v) for n, v in table.items()
+            }
+        except OSError as error:
+            raise UserError(f'{path}: {error.strerror or error}') from None
+        except (KeyError, ValueError, IndexError, struct.error, message.DecodeError) as error:
             raise UserError(f'{path}: not the index of a TensorFlow checkpoint ({error})') from None
-        shards = header.get(1, 1)
+        shards = header.num_shards or 1
+        last = max((entry.shard for entry in self.entries.values()), default=0)
+        if not last < shards <= MAX_SHARDS:
+            raise UserError(f'{path}: not the index of a TensorFlow checkpoint ({shards} shards)')
         self._files = [
             prefix.with_name(f'{prefix.name}.data-{i:05d}-of-{shards:05d}') for i in range(shards)
         ]
@@ -60,19 +98,33 @@ class Bundle:
                     f'{data}: truncated, it has {data.stat().st_size} bytes and needs {needed}'
                 )
 
+    def verify(self) -> None:
+        """Read the data of every variable, whether it will be used or not, and check it.
+
+        Raises:
+          UserError: naming the first variable whose checksum is not that of the index.
+        """
+        for name, entry in self.entries.items():
+            if not entry.partitioned and entry.dtype not in OPAQUE:
+                self._read(name)
+
     def read(self, name: str) -> np.ndarray:
-        """The values of one numeric variable; bfloat16 comes as float32."""
+        """The values of one numeric variable; bfloat16 comes as float32.
+
+        Raises:
+          UserError: its bytes are damaged, or it is of a kind that is not supported.
+        """
         entry = self.entries[name]
         where = f'{self.prefix}: variable {name}'
         if entry.partitioned:
             raise UserError(f'{where} is partitioned, which is not supported')
-        data = self._bytes(entry)
+        if entry.dtype != BFLOAT16 and entry.dtype not in DTYPES:
+            raise UserError(f'{where} has type number {entry.dtype}, which is not supported')
+        data = self._read(name)
         if entry.dtype == BFLOAT16:
             values = (np.frombuffer(data, '<u2').astype('<u4') << 16).view('<f4')
-        elif entry.dtype in DTYPES:
-            values = np.frombuffer(data, DTYPES[entry.dtype])
         else:
-            raise UserError(f'{where} has type number {entry.dtype}, which is not supported')
+            values = np.frombuffer(data, DTYPES[entry.dtype])
         if values.size != np.prod(entry.shape, dtype=int):
             raise UserError(f'{where}: {entry.size} bytes do not fill shape {entry.shape}')
         return values.reshape(entry.shape)
@@ -81,23 +133,84 @@ class Bundle:
         """{checkpoint key: the variable's own name} of an object-based checkpoint; else empty."""
         if OBJECT_GRAPH not in self.entries:
             return {}
-        data = self._bytes(self.entries[OBJECT_GRAPH])
-        length, start = _varint(data, 0)
-        graph = data[start + 4 : start + 4 + length]  # after a checksum of the length
-        names = {}
-        for number, _, node in _fields(graph):
-            attributes = (v for n, _, v in _fields(node) if n == 2) if number == 1 else ()
-            for attribute in attributes:
-                found = {n: v.decode() for n, _, v in _fields(attribute) if n in (2, 3)}
-                names[found.get(3, '')] = found.get(2, '')
-        return names
+        data = self._read(OBJECT_GRAPH)
+        try:
+            length, start = _varint(data, 0)
+            graph = _CLASSES['ObjectGraph'].FromString(data[start + 4 :][:length])  # 4: a checksum
+        except (IndexError, message.DecodeError) as error:
+            raise UserError(f'{self.prefix}: its object graph cannot be read ({error})') from None
+        return {a.checkpoint_key: a.full_name for node in graph.nodes for a in node.attributes}
 
-    def _bytes(self, entry: Entry) -> bytes:
-        with (
-            self._files[entry.shard].open('rb') as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return data[entry.offset : entry.offset + entry.size]
+    def _read(self, name: str) -> bytes:
+        """The bytes of a variable, its checksum verified."""
+        entry, path = self.entries[name], self._files[self.entries[name].shard]
+        try:
+            with path.open('rb') as file:
+                file.seek(entry.offset)
+                data = file.read(entry.size)
+        except OSError as error:
+            raise UserError(f'{path}: {error.strerror or error}') from None
+        checked = _as_checked(data, entry) if entry.dtype == STRING else data
+        if len(data) < entry.size or _mask(google_crc32c.value(checked)) != entry.checksum:
+            raise UserError(
+                f'{path}: damaged, the checksum of variable {name} is not that of the index'
+            )
+        return data
+
+
+def _as_checked(data: bytes, entry: Entry) -> bytes:
+    """The bytes that the checksum of strings is of: their lengths count as four bytes each."""
+    lengths, place = b'', 0
+    try:
+        for _ in range(int(np.prod(entry.shape, dtype=int))):
+            length, place = _varint(data, place)
+            lengths += struct.pack('<I', length)
+    except (IndexError, struct.error):  # damaged: no checksum fits
+        return b''
+    return lengths + data[place:]
+
+
+def _messages() -> dict[str, type[message.Message]]:
+    """The classes of `MESSAGES`."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name='spinenet_jax/tensor_bundle.proto', package='spinenet_jax', syntax='proto3'
+    )
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for name, fields in MESSAGES.items():
+        descriptor = file.message_type.add(name=name)
+        for field, (number, kind) in fields.items():
+            plain = kind.removesuffix('*')
+            repeated = kinds.LABEL_REPEATED if kind != plain else kinds.LABEL_OPTIONAL
+            added = descriptor.field.add(name=field, number=number, label=repeated)
+            if plain in MESSAGES:
+                added.type, added.type_name = kinds.TYPE_MESSAGE, f'.spinenet_jax.{plain}'
+            else:
+                added.type = kinds.Type.Value(f'TYPE_{plain.upper()}')
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f'spinenet_jax.{name}'))
+        for name in MESSAGES
+    }
+
+
+_CLASSES = _messages()
+
+
+def _entry(data: bytes) -> Entry:
+    """One row of the index."""
+    found = _CLASSES['Entry'].FromString(data)
+    if min(found.shard_id, found.offset, found.size) < 0:
+        raise ValueError('a place in the data is negative')
+    return Entry(
+        dtype=found.dtype,
+        shape=tuple(dim.size for dim in found.shape.dim),
+        shard=found.shard_id,
+        offset=found.offset,
+        size=found.size,
+        checksum=found.crc32c,
+        partitioned=bool(found.slices),
+    )
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -105,16 +218,19 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack('<Q', footer[-8:])[0] != MAGIC:
         raise ValueError('it has no end mark')
-    place = 0
-    for _ in range(2):  # of the meta index, which is empty
-        _, place = _varint(footer, place)
-    for _, handle in _block(data, *_handle(footer, place)):
-        yield from _block(data, *_handle(handle, 0))
+    *meta_index, place = _handle(footer, 0)
+    *index, place = _handle(footer, place)
+    list(_block(data, *meta_index))  # empty, but it has a checksum
+    for _, handle in _block(data, *index):
+        offset, size, _ = _handle(handle, 0)
+        yield from _block(data, offset, size)
 
 
-def _handle(data: bytes, place: int) -> tuple[int, int]:
+def _handle(data: bytes, place: int) -> tuple[int, int, int]:
+    """(offset, size, place after it) of a block."""
     offset, place = _varint(data, place)
-    return offset, _varint(data, place)[0]
+    size, place = _varint(data, place)
+    return offset, size, place
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -123,7 +239,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     compression, stored = struct.unpack('<BI', trailer)
     if compression:
         raise ValueError('it is compressed')
-    if _mask(crc32c(block + trailer[:1])) != stored:
+    if _mask(google_crc32c.value(block + trailer[:1])) != stored:
         raise ValueError('a checksum is wrong, so it is damaged')
     end = size - 4 - 4 * struct.unpack('<I', block[-4:])[0]
     key, place = b'', 0
@@ -137,7 +253,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """(value, place after it)."""
+    """(value, place after it). LevelDB has these outside of protocol buffers."""
     value = shift = 0
     while True:
         byte = data[place]
@@ -145,56 +261,6 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         place, shift = place + 1, shift + 7
         if byte < 128:
             return value, place
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
-    """(field number, wire type, value) of a protocol buffer's fields, in order."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, place = _varint(message, place)
-        elif wire == 2:
-            length, place = _varint(message, place)
-            value, place = message[place : place + length], place + length
-        elif wire in (1, 5):
-            width = 8 if wire == 1 else 4
-            value = int.from_bytes(message[place : place + width], 'little')
-            place += width
-        else:
-            raise ValueError(f'wire type {wire}')
-        yield number, wire, value
-
-
-def _entry(message: bytes) -> Entry:
-    """A BundleEntryProto."""
-    values = {number: value for number, _, value in _fields(message)}
-    dimensions = (v for n, _, v in _fields(values.get(2, b'')) if n == 2)
-    shape = tuple(next((v for n, _, v in _fields(d) if n == 1), 0) for d in dimensions)
-    dtype, shard, offset, size, checksum = (values.get(n, 0) for n in (1, 3, 4, 5, 6))
-    return Entry(dtype, shape, shard, offset, size, checksum, 7 in values)
-
-
-def _crc_table() -> list[int]:
-    """CRC-32C of every single byte."""
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def crc32c(data: bytes) -> int:
-    """The Castagnoli checksum; a few MB a second, meant for an index."""
-    value = 0xFFFFFFFF
-    for byte in data:
-        value = _CRC_TABLE[(value ^ byte) & 255] ^ value >> 8
-    return value ^ 0xFFFFFFFF
 
 
 def _mask(checksum: int) -> int:

@@ -7,6 +7,7 @@ model, `tensor_bundle.py` for the bytes.
 import pathlib
 import re
 import tarfile
+import zlib
 from typing import NamedTuple
 
 from spinenet_jax.convert.tensor_bundle import OBJECT_GRAPH, Bundle
@@ -54,7 +55,7 @@ def locate(source: str, scratch: pathlib.Path) -> pathlib.Path:
         try:
             with tarfile.open(path) as archive:
                 archive.extractall(scratch, filter='data')
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise UserError(f'{path}: cannot be unpacked ({error})') from None
         return _in_directory(scratch, source)
     if path.is_dir():
@@ -78,7 +79,8 @@ def _in_directory(folder: pathlib.Path, source: str) -> pathlib.Path:
     if len(prefixes) == 1:
         return prefixes[0]
     for note in sorted(folder.rglob('checkpoint')):
-        match = re.search(r'^model_checkpoint_path: "(.*)"$', note.read_text(), re.MULTILINE)
+        text = note.read_text(errors='replace') if note.is_file() else ''
+        match = re.search(r'^model_checkpoint_path: "(.*)"$', text, re.MULTILINE)
         latest = note.parent / pathlib.PurePath(match[1]).name if match else None
         if latest in prefixes:
             return latest

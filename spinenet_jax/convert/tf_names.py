@@ -1,12 +1,13 @@
-"""Which variable of the published TensorFlow implementations is which parameter of ours.
+"""Maps paths of our parameters to variable names of the published TensorFlow implementations.
 
 Names only: no arrays, no TensorFlow, no files (`tf_checkpoint.py` reads those). A path of ours is
 '<collection>/<module>/.../<leaf>', e.g. 'params/backbone/stem_conv/kernel' or
-'batch_stats/class_head/norm0_3/mean'. Both directions follow from one table a flavour.
+'batch_stats/class_head/norm0_3/mean'.
 
-TF1 is tensorflow/tpu (variable scopes), TF2 the Model Garden (object-based checkpoints). A TF2
-layer's place in its checkpoint ('layer_with_weights-26') differs from variant to variant, so the
-name Keras gave the layer decides; where a block or head names its attributes, those decide.
+TF1 is tensorflow/tpu (variable scopes), TF2 the Model Garden (object-based checkpoints). A model is
+a list of `Layer`, each with its three names; another kind of model is another list (`layers`). A
+TF2 layer's place in its checkpoint ('layer_with_weights-26') differs from variant to variant, so
+the name Keras gave the layer decides; where a block or head names its attributes, those decide.
 """
 
 import re
@@ -15,18 +16,19 @@ from typing import NamedTuple
 
 from spinenet_jax.models.graph import GRAPHS, STEM_BLOCKS, Graph
 
-CONVS = {'bottleneck': 3, 'residual': 2}  # convolutions in one block, its shortcut not counted
-NORM_LEAVES = {  # leaf in TensorFlow: collection and leaf of ours
+# The variables of a layer: their name in TensorFlow, and collection and leaf of ours.
+CONV = {'kernel': ('params', 'kernel')}
+BIASED = {**CONV, 'bias': ('params', 'bias')}
+NORM = {
     'gamma': ('params', 'scale'),
     'beta': ('params', 'bias'),
     'moving_mean': ('batch_stats', 'mean'),
     'moving_variance': ('batch_stats', 'var'),
 }
-CONV_LEAVES = {'kernel': ('params', 'kernel')}
-BIASED_LEAVES = {**CONV_LEAVES, 'bias': ('params', 'bias')}
-# The Garden's graph has a sixteenth block, P2, which a model of levels 3 to 7 drops after having
-# numbered its two resamplings of two convolutions each.
-TF2_DROPPED_CONVS = 4
+BLOCK_CONVS = {'bottleneck': 3, 'residual': 2}  # of one block, its shortcut not counted
+# The Garden's graph has had a sixteenth block, P2, since it left its beta. A model of levels 3 to 7
+# drops it after having numbered its two resamplings of two convolutions each.
+P2_CONVS = 4
 
 
 class Architecture(NamedTuple):
@@ -38,6 +40,8 @@ class Architecture(NamedTuple):
       classifier: whether a TF1 image classifier's dense layer follows the backbone.
       levels: (lowest, highest) output level.
       graph: the backbone's blocks.
+      counts_p2: TF2 only: whether the numbers of the dropped block P2 are left out, or whether, as
+        in the Garden's beta, whose checkpoints its README offers, no number is.
     """
 
     block_repeats: int = 1
@@ -45,163 +49,181 @@ class Architecture(NamedTuple):
     classifier: bool = False
     levels: tuple[int, int] = (3, 7)
     graph: Graph = GRAPHS['spinenet49']
+    counts_p2: bool = True
 
 
-class _Pair(NamedTuple):
-    """A convolution and the norm after it, by our names (below 'backbone/'), and their scope."""
+class Layer(NamedTuple):
+    """One layer under its three names.
 
-    conv: str
-    norm: str
-    scope: tuple[str, int, int]  # ('stem'|'resample'|'block'|'endpoint', index, parent or repeat)
+    Attributes:
+      ours: path of the module, e.g. 'backbone/stem_conv'.
+      tf1: variable scope, e.g. 'spinenet/conv2d'; '' where TF1 has no such model.
+      tf2: canonical name (`tf2_canonical`), e.g. 'conv2d' or 'head/_classifier'; '' as above.
+      leaves: its variables: CONV, BIASED or NORM.
+    """
+
+    ours: str
+    tf1: str
+    tf2: str
+    leaves: dict[str, tuple[str, str]]
+
+
+def layers(architecture: Architecture) -> Iterator[Layer]:
+    """Every layer of the model: the backbone's, then those of its heads."""
+    yield from _spinenet(architecture)
+    if architecture.head_convs:
+        yield from _retinanet(architecture)
+    if architecture.classifier:
+        yield Layer('head', 'classification_head/dense', '', BIASED)
 
 
 def tf1_names(architecture: Architecture) -> dict[str, str]:
     """{our path: TF1 variable name} of every parameter and statistic of the model."""
-    names: dict[str, str] = {}
-    counters: dict[str, int] = {}
-    for pair in _backbone(architecture):
-        scope = _tf1_scope(*pair.scope)
-        number = counters.get(scope, 0)
-        counters[scope] = number + 1
-        suffix = f'_{number}' if number else ''
-        names |= _leaves(f'backbone/{pair.conv}', f'{scope}/conv2d{suffix}', CONV_LEAVES)
-        norm = f'{scope}/batch_normalization{suffix}'
-        names |= _leaves(f'backbone/{pair.norm}', norm, NORM_LEAVES)
-    for ours, theirs in (('class', 'class'), ('box', 'box')) if architecture.head_convs else ():
-        scope = f'retinanet/{theirs}_net/{theirs}'
-        for j in range(architecture.head_convs):
-            names |= _leaves(f'{ours}_head/conv{j}', f'{scope}-{j}', BIASED_LEAVES)
-            for level in _levels(architecture):
-                norm = f'{scope}-{j}-{level}'
-                names |= _leaves(f'{ours}_head/norm{j}_{level}', norm, NORM_LEAVES)
-        names |= _leaves(f'{ours}_head/predict', f'{scope}-predict', BIASED_LEAVES)
-    if architecture.classifier:
-        names |= _leaves('head', 'classification_head/dense', BIASED_LEAVES)
-    return names
+    return _names((layer.ours, layer.tf1, layer.leaves) for layer in layers(architecture))
 
 
 def tf2_names(architecture: Architecture) -> dict[str, str]:
     """{our path: canonical TF2 name, as `tf2_canonical` gives} of the whole model."""
-    names: dict[str, str] = {}
-    counters: dict[str, int] = {}
+    return _names((layer.ours, layer.tf2, layer.leaves) for layer in layers(architecture))
 
-    def numbered(kind: str) -> str:
-        number = counters.get(kind, 0)
-        counters[kind] = number + 1
-        return f'{kind}_{number}'
 
-    block = layer = ''
-    for pair in _backbone(architecture):
-        kind, index, _ = pair.scope
-        module, _, conv = pair.conv.rpartition('/')
-        if kind in ('block', 'stem_block'):
-            if module != block:
-                stem = kind == 'stem_block'
-                shape = 'bottleneck' if stem else architecture.graph.kinds[index]
-                block, layer = module, numbered(f'{shape}_block')
-            position = 0 if conv == 'shortcut' else int(conv[4:])
-            conv_name, norm_name = f'{layer}/_{conv}', f'{layer}/_norm{position}'
-        else:
-            if kind == 'endpoint' and index == architecture.levels[0]:
-                counters['conv2d'] += TF2_DROPPED_CONVS
-            conv_name = numbered('conv2d')
-            norm_name = conv_name.replace('conv2d', 'batch_normalization')
-        names |= _leaves(f'backbone/{pair.conv}', conv_name, CONV_LEAVES)
-        names |= _leaves(f'backbone/{pair.norm}', norm_name, NORM_LEAVES)
-    heads = (('class', 'cls', '_classifier'), ('box', 'box', '_box_regressor'))
-    for ours, theirs, predict in heads if architecture.head_convs else ():
+def _names(rows: Iterable[tuple[str, str, dict[str, tuple[str, str]]]]) -> dict[str, str]:
+    """{our path: name} of all variables of (our layer, their layer, leaves)."""
+    return {
+        f'{collection}/{ours}/{leaf}': f'{theirs}/{variable}'
+        for ours, theirs, leaves in rows
+        if theirs
+        for variable, (collection, leaf) in leaves.items()
+    }
+
+
+class Numbering:
+    """The names that Keras gives by itself: 'conv2d', then 'conv2d_1', 'conv2d_2', ..."""
+
+    def __init__(self) -> None:
+        """Starts with nothing counted."""
+        self._counts: dict[str, int] = {}
+
+    def next(self, name: str) -> str:
+        """The next layer called `name`, which may have a scope before it."""
+        number = self._counts.get(name, 0)
+        self.skip(name, 1)
+        return _numbered(name, number)
+
+    def skip(self, name: str, count: int) -> None:
+        """Leave out some numbers."""
+        self._counts[name] = self._counts.get(name, 0) + count
+
+
+def _numbered(name: str, number: int) -> str:
+    return f'{name}_{number}' if number else name
+
+
+def _spinenet(architecture: Architecture) -> Iterator[Layer]:
+    """The backbone, in the order in which both originals build it: their numbers follow it."""
+    graph, repeats = architecture.graph, architecture.block_repeats
+    tf1, tf2 = Numbering(), Numbering()
+
+    def pair(conv: str, norm: str, scope: str, tf2_conv: str, tf2_norm: str) -> Iterator[Layer]:
+        """A convolution and the norm after it; `scope` is TF1's."""
+        yield Layer(f'backbone/{conv}', tf1.next(f'{scope}/conv2d'), tf2_conv, CONV)
+        tf1_norm = tf1.next(f'{scope}/batch_normalization')
+        yield Layer(f'backbone/{norm}', tf1_norm, tf2_norm, NORM)
+
+    def plain(conv: str, norm: str, scope: str) -> Iterator[Layer]:
+        """A pair that TF2 numbers over the whole model."""
+        return pair(conv, norm, scope, tf2.next('conv2d'), tf2.next('batch_normalization'))
+
+    def block(module: str, kind: str, scope: str, shortcut: bool = False) -> Iterator[Layer]:
+        """A block, in TF2 a layer of its own with pairs as attributes."""
+        name = tf2.next(f'{kind}_block')
+        for part in ('shortcut',) if shortcut else ():
+            names = f'{module}/{part}', f'{module}/norm_{part}'
+            yield from pair(*names, scope, f'{name}/_{part}', f'{name}/_norm0')
+        for n in range(1, BLOCK_CONVS[kind] + 1):
+            names = f'{module}/conv{n}', f'{module}/norm{n}'
+            yield from pair(*names, scope, f'{name}/_conv{n}', f'{name}/_norm{n}')
+
+    yield from plain('stem_conv', 'stem_norm', 'spinenet')
+    for index in range(STEM_BLOCKS):
+        for r in range(repeats):
+            first = index == r == 0  # the only block that changes width
+            yield from block(f'stem_block{index}_{r}', 'bottleneck', 'spinenet', shortcut=first)
+    for index, spec in enumerate(graph.blocks, STEM_BLOCKS):
+        number = index - STEM_BLOCKS
+        for position, parent in enumerate(spec.parents):
+            module = f'resample{index}_{position}'
+            scope = f'sub_policy{number}/resample_with_alpha_resample_{number}_{position}'
+            down = ('down',) if spec.level > graph.levels[parent] else ()
+            for step in ('in', *down, 'out'):
+                names = f'{module}/conv_{step}', f'{module}/norm_{step}'
+                yield from plain(*names, f'spinenet/{scope}')
+        scope = f'spinenet/sub_policy{number}/scale_permuted_block_{index}'
+        for r in range(repeats):
+            yield from block(f'block{index}_{r}', spec.kind, scope)
+    if architecture.counts_p2:
+        tf2.skip('conv2d', P2_CONVS)
+        tf2.skip('batch_normalization', P2_CONVS)
+    for level in _levels(architecture):
+        yield from plain(f'endpoint{level}', f'endpoint_norm{level}', 'spinenet')
+
+
+def _retinanet(architecture: Architecture) -> Iterator[Layer]:
+    """The class and the box tower; kernels are shared over levels, norms are not."""
+    for ours, tf1, tf2, predictor in (
+        ('class_head', 'retinanet/class_net/class', 'head/_cls', 'head/_classifier'),
+        ('box_head', 'retinanet/box_net/box', 'head/_box', 'head/_box_regressor'),
+    ):
         for j in range(architecture.head_convs):
-            conv_name = f'head/_{theirs}_convs/{j}'
-            names |= _leaves(f'{ours}_head/conv{j}', conv_name, BIASED_LEAVES)
+            yield Layer(f'{ours}/conv{j}', f'{tf1}-{j}', f'{tf2}_convs/{j}', BIASED)
             for place, level in enumerate(_levels(architecture)):
-                norm_name = f'head/_{theirs}_norms/{place}/{j}'
-                names |= _leaves(f'{ours}_head/norm{j}_{level}', norm_name, NORM_LEAVES)
-        names |= _leaves(f'{ours}_head/predict', f'head/{predict}', BIASED_LEAVES)
-    return names
-
-
-_TF2_HEAD = re.compile(r'(?:^|/)_?head/(_(?:cls|box)_(?:convs|norms|regressor)|_classifier)(/.*)$')
-_TF2_TOP = re.compile(r'^(?:.*/)?(conv2d|batch_normalization)(?:_(\d+))?/(\w+)$')
-_TF2_BLOCK = re.compile(r'(?:^|/)(bottleneck_block|residual_block)(?:_(\d+))?/')
-_TF2_ATTRIBUTE = re.compile(r'/(_shortcut|_conv\d|_norm\d)/(\w+)$')
-
-
-def tf2_canonical(variables: Iterable[tuple[str, str]]) -> list[str | None]:
-    """Names of TF2 variables that hold for every checkpoint of one architecture.
-
-    Keras numbers layers of one kind on and on, over every model a process builds, so numbers are
-    counted from the smallest of their kind that occurs (the stem's, which is built first).
-
-    Args:
-      variables: (checkpoint key without its '/.ATTRIBUTES/...' end, full name) of each variable.
-
-    Returns:
-      For each 'conv2d_5/kernel', 'bottleneck_block_0/_norm2/gamma', 'head/_cls_norms/0/1/beta' or
-      the like; None for what belongs to no layer that we know.
-    """
-    parsed = [_tf2_parse(key, name) for key, name in variables]
-    first: dict[str, int] = {}
-    for kind, number, _ in filter(None, parsed):
-        first[kind] = min(first.get(kind, number), number)
-    return [None if item is None else item[2].format(item[1] - first[item[0]]) for item in parsed]
-
-
-def _tf2_parse(key: str, name: str) -> tuple[str, int, str] | None:
-    """(kind, its number, canonical name with {} for the number); kind '' has no number."""
-    if match := _TF2_HEAD.search(key):
-        return '', 0, f'head/{match[1]}{match[2]}'
-    block, attribute = _TF2_BLOCK.search(name), _TF2_ATTRIBUTE.search(key)
-    if block and attribute:
-        tail = f'{block[1]}_{{}}/{attribute[1]}/{attribute[2]}'
-        return block[1], int(block[2] or 0), tail
-    if (top := _TF2_TOP.match(name)) and not block and 'layer_with_weights' in key:
-        return top[1], int(top[2] or 0), f'{top[1]}_{{}}/{top[3]}'
-    return None
+                tf2_norm = f'{tf2}_norms/{place}/{j}'
+                yield Layer(f'{ours}/norm{j}_{level}', f'{tf1}-{j}-{level}', tf2_norm, NORM)
+        yield Layer(f'{ours}/predict', f'{tf1}-predict', predictor, BIASED)
 
 
 def _levels(architecture: Architecture) -> range:
     return range(architecture.levels[0], architecture.levels[1] + 1)
 
 
-def _leaves(ours: str, theirs: str, leaves: dict[str, tuple[str, str]]) -> dict[str, str]:
-    """{path of ours: name of theirs} of a layer's variables."""
-    return {
-        f'{collection}/{ours}/{leaf}': f'{theirs}/{name}'
-        for name, (collection, leaf) in leaves.items()
-    }
+_TF2_HEAD = re.compile(r'(?:^|/)_?((?:rpn_|detection_|mask_)?head)/(.+)$')
+_TF2_BLOCK = re.compile(r'(?:^|/)(bottleneck_block|residual_block)(?:_(\d+))?/')
+_TF2_ATTRIBUTE = re.compile(r'/(_shortcut|_conv\d|_norm\d)/(\w+)$')
+_TF2_PLAIN = re.compile(r'^(?:.*/)?(conv2d|(?:sync_)?batch_normalization)(?:_(\d+))?/(\w+)$')
 
 
-def _backbone(architecture: Architecture) -> Iterator[_Pair]:
-    """Every convolution of the backbone with its norm, in the order both originals build them."""
-    graph, repeats = architecture.graph, architecture.block_repeats
-    yield _Pair('stem_conv', 'stem_norm', ('stem', 0, 0))
-    for index in range(STEM_BLOCKS):
-        for r in range(repeats):
-            module, scope = f'stem_block{index}_{r}', ('stem_block', index, r)
-            if index == r == 0:
-                yield _Pair(f'{module}/shortcut', f'{module}/norm_shortcut', scope)
-            for n in range(1, CONVS['bottleneck'] + 1):
-                yield _Pair(f'{module}/conv{n}', f'{module}/norm{n}', scope)
-    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
-        for position, parent in enumerate(block.parents):
-            module = f'resample{index}_{position}'
-            down = ('down',) if block.level > graph.levels[parent] else ()
-            for step in ('in', *down, 'out'):
-                scope = ('resample', index, position)
-                yield _Pair(f'{module}/conv_{step}', f'{module}/norm_{step}', scope)
-        for r in range(repeats):
-            for n in range(1, CONVS[block.kind] + 1):
-                module = f'block{index}_{r}'
-                yield _Pair(f'{module}/conv{n}', f'{module}/norm{n}', ('block', index, r))
-    for level in _levels(architecture):
-        yield _Pair(f'endpoint{level}', f'endpoint_norm{level}', ('endpoint', level, 0))
+def tf2_canonical(variables: Iterable[tuple[str, str]]) -> list[str | None]:
+    """Names of TF2 variables that hold for every checkpoint of one architecture.
+
+    Keras numbers layers of one kind on and on, over every model a process builds, so numbers are
+    counted from the smallest of their kind that occurs (the stem's, which is built first). The
+    synchronised norms of the Garden's beta, a class and so a count of their own, are named as the
+    plain ones are.
+
+    Args:
+      variables: (checkpoint key without its '/.ATTRIBUTES/...' end, full name) of each variable.
+
+    Returns:
+      For each 'conv2d_5/kernel', 'bottleneck_block/_norm2/gamma', 'head/_cls_norms/0/1/beta' or the
+      like; None for what belongs to no layer that we know.
+    """
+    parsed = [_tf2_parse(key, name) for key, name in variables]
+    first: dict[str, int] = {}
+    for kind, number, _ in filter(None, parsed):
+        first[kind] = min(first.get(kind, number), number)
+    return [
+        None if item is None else _numbered(item[0], item[1] - first[item[0]]) + item[2]
+        for item in parsed
+    ]
 
 
-def _tf1_scope(kind: str, index: int, position: int) -> str:
-    """The TF1 variable scope within which convolutions are counted."""
-    spec = index - STEM_BLOCKS
-    if kind == 'resample':
-        return f'spinenet/sub_policy{spec}/resample_with_alpha_resample_{spec}_{position}'
-    if kind == 'block':
-        return f'spinenet/sub_policy{spec}/scale_permuted_block_{index}'
-    return 'spinenet'
+def _tf2_parse(key: str, name: str) -> tuple[str, int, str] | None:
+    """(layer, its number, the rest of its canonical name); what has no number has 0."""
+    if match := _TF2_HEAD.search(key):
+        return f'{match[1]}/{match[2]}', 0, ''
+    block, attribute = _TF2_BLOCK.search(name), _TF2_ATTRIBUTE.search(key)
+    if block and attribute:
+        return block[1], int(block[2] or 0), f'/{attribute[1]}/{attribute[2]}'
+    if (plain := _TF2_PLAIN.match(name)) and not block and 'layer_with_weights' in key:
+        return plain[1].removeprefix('sync_'), int(plain[2] or 0), f'/{plain[3]}'
+    return None

@@ -1,12 +1,13 @@
-"""From the variables of a TensorFlow checkpoint to our parameters and the settings they need.
+"""Recognises the model in a TensorFlow checkpoint and reads its variables under our paths.
 
 What model it is follows from which variables there are and their shapes. Files are left to
-`tf_checkpoint.py`, names to `tf_names.py`, writing to tools/convert_checkpoint.py.
+`tf_checkpoint.py`, names to `tf_names.py`, writing to `workdir.py`.
 """
 
+import math
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_checkpoint import Variables
 from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_names
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.graph import SCALING, filters
+from spinenet_jax.models.graph import BASE_FILTERS, SCALING, STEM_BLOCKS, filters
+from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
 
-ANCHORS_PER_CELL = 9
 # TF1 orders the shapes of anchors 1, 2, 1/2 (width / height), TF2 and we 1/2, 1, 2.
 TF1_RATIOS = (2, 0, 1)
 LAYOUT = {
@@ -24,40 +25,75 @@ LAYOUT = {
     'tf2': {'padding': 'same', 'pooling': 'chain'},
 }
 
+Shape = Callable[[str], tuple[int, ...]]
+Setting = str | float | int
+
+
+class Signs(NamedTuple):
+    """Patterns of variable names that tell an architecture.
+
+    Attributes:
+      repeats: matches `repeats_of` variables for each copy of a block.
+      head_convs: matches one variable for each convolution of a RetinaNet tower.
+      classifier: matches where there is an image classifier.
+    """
+
+    repeats: str
+    repeats_of: int
+    head_convs: str
+    classifier: str
+
+
+RESIDUAL_BLOCKS = Architecture().graph.kinds.count('residual')
+SIGNS = {
+    'tf1': Signs(
+        repeats=r'spinenet/sub_policy0/scale_permuted_block_2/conv2d(_\d+)?/kernel$',
+        repeats_of=3,
+        head_convs=r'retinanet/class_net/class-\d+/kernel$',
+        classifier=r'classification_head/dense/kernel$',
+    ),
+    'tf2': Signs(
+        repeats=r'residual_block(_\d+)?/_conv1/kernel$',
+        repeats_of=RESIDUAL_BLOCKS,
+        head_convs=r'head/_cls_convs/\d+/kernel$',
+        classifier=r'(?!)',  # the Garden cannot build SpineNet classifiers
+    ),
+}
+
 
 class Recognised(NamedTuple):
     """What a checkpoint turned out to be.
 
     Attributes:
+      flavour: 'tf1' or 'tf2'.
       architecture: what its names depend on.
       name: row of `SCALING`, or '' for a model of other sizes.
       task: 'detection', 'classification' or 'backbone'.
       settings: values for the `model` part of a config.
     """
 
+    flavour: str
     architecture: Architecture
     name: str
     task: str
-    settings: dict[str, Any]
+    settings: dict[str, Setting]
 
 
-class Converted(NamedTuple):
-    """Weights under our paths, and what did not fit.
+class Match(NamedTuple):
+    """Which variable of a checkpoint goes to which path of ours, and what is left over.
 
     Attributes:
-      arrays: {our path: f32 array}.
+      names: {our path: name in the file}.
       missing: our paths, with their TensorFlow names, that the checkpoint does not have.
       unmatched: variables of the checkpoint that nothing of ours takes.
     """
 
-    arrays: dict[str, np.ndarray]
+    names: dict[str, str]
     missing: list[str]
     unmatched: list[str]
 
 
-def recognise(
-    variables: Variables, shape: Callable[[str], tuple[int, ...]], where: str
-) -> Recognised:
+def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     """Tell which SpineNet a checkpoint holds.
 
     Args:
@@ -66,7 +102,7 @@ def recognise(
       where: how an error calls the checkpoint.
 
     Raises:
-      UserError: it is not a SpineNet, or a mobile one.
+      UserError: it is not a SpineNet, or one that cannot be built here.
     """
     names = variables.keys
     if any('spinenet_mbconv' in n or 'depthwise' in n for n in names):
@@ -75,66 +111,140 @@ def recognise(
     if architecture is None:
         some = ', '.join(sorted(names)[:3]) or 'no variables of layers'
         raise UserError(f'{where}: not a SpineNet checkpoint (it has {some})')
-    ours = tf1_names(architecture) if variables.flavour == 'tf1' else tf2_names(architecture)
+    ours = _names(architecture, variables.flavour)
 
-    def size(path: str, axis: int = -1) -> int:
+    def channels(path: str) -> int:
+        """Size of the last axis of a variable of ours."""
         if ours[path] not in names:
             raise UserError(f'{where}: incomplete or not a SpineNet, {ours[path]} is missing')
-        return shape(ours[path])[axis]
+        axes = shape(ours[path])
+        if not axes:
+            raise UserError(f'{where}: not a SpineNet, {ours[path]} has no channels')
+        return axes[-1]
 
-    settings = _backbone_settings(size, architecture.block_repeats)
+    def present(path: str) -> bool:
+        return ours.get(path) in names
+
+    settings = _backbone_settings(channels, present, architecture, where)
     sizes = (settings['width'], settings['resample_alpha'], settings['block_repeats'])
     name = next((n for n, row in SCALING.items() if row[:3] == sizes), '')
     task = 'backbone'
     if architecture.head_convs:
         task = 'detection'
-        settings |= {
-            'head_convs': architecture.head_convs,
-            'head_channels': size('params/class_head/conv0/kernel'),
-            'num_classes': size('params/class_head/predict/kernel') // ANCHORS_PER_CELL,
-        }
+        settings |= _retinanet_settings(channels, architecture, where)
     elif architecture.classifier:
         task = 'classification'
-        settings['num_classes'] = size('params/head/kernel')
+        settings['num_classes'] = channels('params/head/kernel')
     settings |= LAYOUT[variables.flavour] | _norm_settings(variables, task)
-    settings['anchor_size'] = 4.0 if variables.flavour == 'tf1' and name in ('143', '190') else 3.0
-    return Recognised(architecture, name, task, settings)
+    return Recognised(variables.flavour, architecture, name, task, settings)
+
+
+def _names(architecture: Architecture, flavour: str) -> dict[str, str]:
+    return tf1_names(architecture) if flavour == 'tf1' else tf2_names(architecture)
 
 
 def _architecture(variables: Variables) -> Architecture | None:
     """From the names alone; None where they are not a SpineNet's."""
-    names = variables.keys
-    if variables.flavour == 'tf1':
-        block = r'spinenet/sub_policy0/scale_permuted_block_2/conv2d(_\d+)?/kernel$'
-        convs = sum(bool(re.match(block, name)) for name in names)
-        head = sum(bool(re.match(r'retinanet/class_net/class-\d+/kernel$', n)) for n in names)
-        classifier = 'classification_head/dense/kernel' in names
-        return Architecture(convs // 3, head, classifier) if convs else None
-    residual = sum(bool(re.match(r'residual_block_\d+/_conv1/kernel$', name)) for name in names)
-    per_repeat = Architecture().graph.kinds.count('residual')
-    if not residual or residual % per_repeat or 'bottleneck_block_0/_conv1/kernel' not in names:
+    signs = SIGNS[variables.flavour]
+
+    def count(pattern: str) -> int:
+        return sum(bool(re.match(pattern, name)) for name in variables.keys)
+
+    blocks = count(signs.repeats)
+    if not blocks or blocks % signs.repeats_of:
         return None
-    head = sum(bool(re.match(r'head/_cls_convs/\d+/kernel$', name)) for name in names)
-    return Architecture(residual // per_repeat, head)
+    architecture = Architecture(
+        block_repeats=blocks // signs.repeats_of,
+        head_convs=count(signs.head_convs),
+        classifier=bool(count(signs.classifier)),
+    )
+    if variables.flavour == 'tf1':
+        return architecture
+    # With and without numbers for P2: the one that leaves no gap, or the smaller one.
+    candidates = (architecture, architecture._replace(counts_p2=False))
+    return min(candidates, key=lambda a: len(set(tf2_names(a).values()) - variables.keys.keys()))
 
 
-def _backbone_settings(size: Callable[..., int], repeats: int) -> dict[str, Any]:
-    """Width, alpha and channels from the shapes of a few kernels."""
-    low = size('params/backbone/stem_block0_0/conv1/kernel')
-    high = size('params/backbone/block5_0/conv1/kernel')
-    widths = [row.width for row in SCALING.values()] + [high / 256, (high + 0.5) / 256, low / 64]
-    width = next((w for w in widths if (filters(2, w), filters(4, w)) == (low, high)), high / 256)
-    middle = size('params/backbone/resample14_0/conv_in/kernel')  # from a block of level 4
-    alphas = [row.resample_alpha for row in SCALING.values()] + [middle / high]
+def _backbone_settings(
+    channels: Callable[[str], int],
+    present: Callable[[str], bool],
+    architecture: Architecture,
+    where: str,
+) -> dict[str, Setting]:
+    """Width, alpha and channels from the shapes of kernels."""
+    graph, widths, alphas = architecture.graph, [], []
+    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+        path = f'params/backbone/block{index}_0/conv1/kernel'
+        if present(path):
+            widths.append((BASE_FILTERS[block.level], channels(path)))
+    width = _factor(widths, [row.width for row in SCALING.values()])
+    if width is None:
+        raise UserError(
+            f'{where}: incomplete or not a SpineNet, the channels of its blocks are not one '
+            f'multiple of the base filters (base, found: {sorted(set(widths))})'
+        )
+    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+        for position, parent in enumerate(block.parents):
+            path = f'params/backbone/resample{index}_{position}/conv_in/kernel'
+            if present(path):
+                alphas.append((filters(graph.levels[parent], width), channels(path)))
+    alpha = _factor(alphas, [row.resample_alpha for row in SCALING.values()])
+    if alpha is None:
+        raise UserError(
+            f'{where}: incomplete or not a SpineNet, the channels of its resamplings are not one '
+            f"share of their parents' (parent, found: {sorted(set(alphas))})"
+        )
     return {
         'width': width,
-        'resample_alpha': next(a for a in alphas if int(high * a) == middle),
-        'block_repeats': repeats,
-        'endpoint_channels': size('params/backbone/endpoint3/kernel'),
+        'resample_alpha': alpha,
+        'block_repeats': architecture.block_repeats,
+        'endpoint_channels': channels('params/backbone/endpoint3/kernel'),
     }
 
 
-def _norm_settings(variables: Variables, task: str) -> dict[str, float]:
+def _factor(pairs: Iterable[tuple[int, int]], published: Sequence[float]) -> float | None:
+    """The factor f for which int(base * f) is `found` in every pair (base, found).
+
+    Truncation leaves a range of factors: a published one comes first, then the one of the fewest
+    decimals, then the middle of the range. None where the pairs have none in common.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        return None
+    low = max(found / base for base, found in pairs)
+    high = min((found + 1) / base for base, found in pairs)
+    candidates = list(published)
+    for digits in range(1, 7):
+        unit = 10**digits
+        candidates += [round(low * unit) / unit, math.ceil(low * unit) / unit]
+    candidates.append((low + high) / 2)
+    fits = (f for f in candidates if all(int(base * f) == found for base, found in pairs))
+    return next(fits, None)
+
+
+def _retinanet_settings(
+    channels: Callable[[str], int], architecture: Architecture, where: str
+) -> dict[str, Setting]:
+    """Sizes of the head; only heads of nine anchors a cell can be built."""
+    anchors = channels('params/box_head/predict/kernel') / 4
+    if anchors != ANCHORS_PER_CELL:
+        raise UserError(
+            f'{where}: a RetinaNet with {anchors:g} anchors a cell; this project has RetinaNets '
+            f'with {ANCHORS_PER_CELL} (3 scales, 3 shapes) only'
+        )
+    outputs = channels('params/class_head/predict/kernel')
+    if outputs % ANCHORS_PER_CELL:
+        raise UserError(
+            f'{where}: {outputs} class outputs a cell are not those of {ANCHORS_PER_CELL} anchors'
+        )
+    return {
+        'head_convs': architecture.head_convs,
+        'head_channels': channels('params/class_head/conv0/kernel'),
+        'num_classes': outputs // ANCHORS_PER_CELL,
+    }
+
+
+def _norm_settings(variables: Variables, task: str) -> dict[str, Setting]:
     """Epsilon and momentum that each implementation trained its models of a kind with."""
     regions = any(name.startswith('rpn_head') for name in variables.keys)
     if variables.flavour == 'tf1' and task == 'classification':
@@ -144,19 +254,49 @@ def _norm_settings(variables: Variables, task: str) -> dict[str, float]:
     return {'bn_epsilon': 1e-3, 'bn_momentum': 0.99}
 
 
-def convert(bundle: Bundle, variables: Variables, architecture: Architecture) -> Converted:
-    """Read every variable of ours from the checkpoint."""
-    tf1 = variables.flavour == 'tf1'
-    names = tf1_names(architecture) if tf1 else tf2_names(architecture)
-    arrays, missing = {}, []
-    for path, name in names.items():
-        if name not in variables.keys:
+def match(variables: Variables, architecture: Architecture) -> Match:
+    """Pair the variables of a checkpoint with the paths of our model."""
+    names, missing = {}, []
+    ours = _names(architecture, variables.flavour)
+    for path, name in ours.items():
+        if name in variables.keys:
+            names[path] = variables.keys[name]
+        else:
             missing.append(f'{path} ({name})')
-            continue
-        value = np.asarray(bundle.read(variables.keys[name]), np.float32)
-        arrays[path] = _reorder(value) if tf1 and '_head/predict/' in path else value
-    unmatched = sorted(variables.keys.keys() - set(names.values()))
-    return Converted(arrays, missing, unmatched + sorted(variables.unknown))
+    unmatched = sorted(variables.keys.keys() - set(ours.values()))
+    return Match(names, missing, unmatched + sorted(variables.unknown))
+
+
+def read(bundle: Bundle, names: dict[str, str], flavour: str) -> dict[str, np.ndarray]:
+    """Read variables from a checkpoint and bring them into our order.
+
+    Args:
+      bundle: the checkpoint.
+      names: {our path: name in the file}, as `match` gives; shapes must be those of our model.
+      flavour: 'tf1' or 'tf2'.
+
+    Returns:
+      {our path: f32 array}.
+
+    Raises:
+      UserError: naming values that no model can have: not finite, or a negative variance.
+    """
+    arrays, wrong = {}, []
+    for path, name in names.items():
+        value = np.asarray(bundle.read(name), np.float32)
+        if not np.all(np.isfinite(value)):
+            wrong.append(f'{name} is not finite')
+        elif path.endswith('/var') and np.any(value < 0):
+            wrong.append(f'{name} is negative')
+        reorder = flavour == 'tf1' and '_head/predict/' in path
+        arrays[path] = _reorder(value) if reorder else value
+    if wrong:
+        some = ', '.join(wrong[:3]) + (f' and {len(wrong) - 3} more' if len(wrong) > 3 else '')
+        raise UserError(
+            f'{bundle.prefix}: {some}; the training that wrote it had diverged, so take an '
+            'earlier checkpoint'
+        )
+    return arrays
 
 
 def _reorder(values: np.ndarray) -> np.ndarray:

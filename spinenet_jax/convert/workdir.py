@@ -1,11 +1,13 @@
 """Writes converted weights as a workdir that eval.py, predict.py and train.init_from take."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -13,55 +15,93 @@ from spinenet_jax.convert import coco_categories
 from spinenet_jax.convert.weights import Recognised
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
-from spinenet_jax.training.checkpoint import Checkpoints
+from spinenet_jax.models.graph import BASE_FILTERS, filters
+from spinenet_jax.training.checkpoint import FOLDER, Checkpoints, absolute
 from spinenet_jax.training.state import TrainState
 from spinenet_jax.training.workdir import create, record_categories, record_config
 
-CLASSIFICATION_SIDE = 224
 
+def fit_config(base: ConfigDict, found: Recognised, where: str) -> ConfigDict:
+    """A copy of `base` with the channels, padding, pooling and norm constants of the checkpoint.
 
-def make_config(found: Recognised, given: ConfigDict | None) -> ConfigDict:
-    """The config of a recognised model: `given`, or the published one of its name, made to fit.
+    What no checkpoint says, activation and size of the anchors, stays as it is in `base`.
 
-    Sizes, padding, pooling and norm constants are the checkpoint's; the activation is `given`'s,
-    else swish, which no checkpoint tells.
+    Raises:
+      UserError: `base` is of another model than the checkpoint `where`.
     """
-    if given is not None:
-        config = ConfigDict(given.to_dict())
-    elif found.name and found.task != 'classification':
-        from configs import retinanet  # beside the scripts, not part of the package
-
-        config = retinanet.get_config(f'{found.name}-C')
-    else:
-        from configs import common
-
-        config = common.get_config()
-        config.model.activation = 'swish'
-        if found.task == 'classification':
-            config.task = 'classification'
-            config.data.image_size = (CLASSIFICATION_SIDE, CLASSIFICATION_SIDE)
-    config.model.update(found.settings)
+    graph, (low, high) = found.architecture.graph, found.architecture.levels
+    wanted = {
+        'task': found.task,
+        'model.backbone': 'spinenet',
+        'model.graph': graph.name,
+        'model.min_level': low,
+        'model.max_level': high,
+    }
+    if found.task == 'backbone':
+        del wanted['task']
+    for key in ('width', 'resample_alpha', 'block_repeats'):
+        wanted[f'model.{key}'] = found.settings[key]
+    if _widths(base.model) == _widths(found.settings):  # several factors may truncate to these
+        del wanted['model.width'], wanted['model.resample_alpha']
+    for key, theirs in wanted.items():
+        ours = base[key]
+        if ours != theirs:
+            raise UserError(
+                f'--config has {key}={ours!r}, but {where} holds a model of {theirs!r}: give the '
+                'config of that model, or none'
+            )
+    kept = ('width', 'resample_alpha')
+    config = ConfigDict(base.to_dict())
+    config.model.update({k: v for k, v in found.settings.items() if k not in kept})
     return config
 
 
+def _widths(model: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Channels of each level's blocks, and those inside the resamplings from it."""
+    widths = [filters(level, model['width']) for level in BASE_FILTERS]
+    return [(width, int(width * model['resample_alpha'])) for width in widths]
+
+
 def check_shapes(
-    config: ConfigDict, found: Recognised, arrays: dict[str, np.ndarray], where: str
+    config: ConfigDict, found: Recognised, shapes: dict[str, tuple[int, ...]], where: str
 ) -> None:
     """Refuse weights that do not fit the model that `config` builds.
 
+    Args:
+      config: as `fit_config` gives it.
+      found: what the checkpoint holds.
+      shapes: {our path: shape in the checkpoint}; paths that are missing are not looked at.
+      where: how an error calls the checkpoint.
+
     Raises:
-      UserError: naming the first array that is of another shape there.
+      UserError: naming the first array that is unknown or of another shape there.
     """
     task = 'detection' if found.task == 'backbone' else found.task
-    model = build_model(config.model, axis_name=None, task=task)
+    model = build_model(config.model, task=task, axis_name=None)
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
-    wanted = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    for path, expected in sorted(flatten_dict(wanted, sep='/').items()):
-        if path in arrays and arrays[path].shape != expected.shape:
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    wanted = {path: value.shape for path, value in flatten_dict(variables, sep='/').items()}
+    for path, shape in sorted(shapes.items()):
+        if shape != wanted.get(path):
             raise UserError(
                 f'{where}: does not fit the SpineNet it looks like, {path} has shape '
-                f'{arrays[path].shape} instead of {expected.shape}'
+                f'{shape} instead of {wanted.get(path, "none at all")}'
             )
+
+
+def check_unused(workdir: str | os.PathLike) -> None:
+    """Refuse a workdir that holds checkpoints: new weights would be mixed with old ones.
+
+    Raises:
+      UserError: naming the newest checkpoint there.
+    """
+    folder = absolute(workdir) / FOLDER
+    steps = ocp.utils.checkpoint_steps(folder) if folder.exists() else []
+    if steps:
+        raise UserError(
+            f'--workdir={workdir}: holds checkpoint {max(steps)} already; give another folder, or '
+            'delete this one'
+        )
 
 
 def write(
@@ -71,9 +111,16 @@ def write(
 
     A detector of 91 classes gets COCO's categories.json, whose names predict.py writes.
 
-    arrays: {path: array}, paths beginning with params/ or batch_stats/.
-    Raises UserError where the folder cannot be written or holds another model's checkpoints.
+    Args:
+      workdir: folder to make, without checkpoints.
+      config: of the model.
+      arrays: {path: array}, paths beginning with params/ or batch_stats/.
+      step: number of the checkpoint, from 0.
+
+    Raises:
+      UserError: the folder cannot be written or holds checkpoints.
     """
+    check_unused(workdir)
     folder = create(workdir)
     record_config(folder, config)
     if config.task == 'detection' and config.model.num_classes == coco_categories.NUM_CLASSES:
@@ -89,4 +136,4 @@ def write(
         )
     )
     checkpoints.close()
-    return str(folder / 'checkpoints' / str(step))
+    return str(folder / FOLDER / str(step))

@@ -1,7 +1,7 @@
-"""What does a COCO JSON file hold, as compact arrays?
+"""Parses and checks COCO's JSON files (`instances_*.json`) and keeps them as compact arrays.
 
-Parsing and checking of `instances_*.json`: everything that is wrong inside the file is refused or
-counted here. Image files and labels are left to coco.py.
+Everything that is wrong inside a file is refused or counted here. Image files and labels are left
+to coco.py.
 
 118,000 images with 860,000 annotations (the size of train2017) stay as 55 MB: segmentations are
 dropped while parsing, and an annotation is one row of numbers. Parsing takes tens of seconds and
@@ -11,7 +11,9 @@ dropped while parsing, and an annotation is one row of numbers. Parsing takes te
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ import numpy as np
 
 from spinenet_jax.errors import UserError
 
+LARGEST = 1e6  # pixels of a side, or of a coordinate; beyond it a number is a mistake
+LARGEST_AREA = 1e10  # COCO's scorers ignore an object of more, without a word
+_LONGEST_NAME = 200  # characters
 _COLUMNS = ('id', 'image_id', 'category_id', 'x', 'y', 'w', 'h', 'area', 'iscrowd')
 
 
@@ -51,8 +56,9 @@ def load_annotations(path: Path) -> AnnotationTable:
     Refused with one line (UserError): no file, not JSON, no images or categories, a record without
     the fields that identify it, one image or category id for two different things.
     Counted in `.report` and left out: annotations of unknown images or categories, boxes that are
-    not four finite numbers or have a negative side. Kept but not trained on: boxes of no area
-    (evaluation counts them, as pycocotools does).
+    not four finite numbers, have a negative side or reach beyond a million pixels. Counted and
+    replaced by the box's: areas that make COCO's scorers ignore an object, below 0 or above 1e10.
+    Kept but not trained on: boxes of no area (evaluation counts them, as pycocotools does).
     """
     data = _parse(path)
     categories = _categories(path, data)
@@ -64,7 +70,7 @@ def load_annotations(path: Path) -> AnnotationTable:
     order = np.argsort(image_index, kind='stable')
     rows, image_index = rows[order], image_index[order]
     trainable = _has_area(path, rows, sizes[image_index], report)
-    area = np.where(np.isfinite(rows[:, 7]), rows[:, 7], rows[:, 5] * rows[:, 6])
+    area = _areas(path, rows, report)
     return AnnotationTable(
         image_ids=image_ids,
         file_names=file_names,
@@ -84,23 +90,46 @@ def load_annotations(path: Path) -> AnnotationTable:
 
 def count_line(path: Path, what: str, names: Sequence) -> str:
     """A line of a report: how many, what, and the first few by name."""
-    first = ', '.join('no id' if name == -1 else str(name) for name in names[:5])
+    first = ', '.join('no id' if name == -1 else _printable(name) for name in names[:5])
     return f'{path.name}: {len(names)} {what} (first: {first})'
+
+
+def first_outside(file_names: Iterable[str], folders: Sequence[str]) -> str | None:
+    """The first file name that leads out of the root of a data set; None where all stay inside.
+
+    Args:
+      file_names: relative to one of the folders.
+      folders: where the files may lie, relative to the root.
+    """
+    outside = (name for name in file_names if all(leaves_root(name, f) for f in folders))
+    return next(outside, None)
+
+
+def leaves_root(name: str, folder: str) -> bool:
+    """Whether a file name, taken from a folder of the root, leads out of the root.
+
+    By the name alone: symbolic links were made by whoever owns the folder.
+    """
+    inside = os.path.normpath(os.path.join(folder, name))
+    return os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
 
 
 def _parse(path: Path) -> dict[str, Any]:
     """The JSON object, annotations already rows; refuses what is not COCO's outline."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f'{path}: not a regular file')
     try:
         text = path.read_text(encoding='utf-8-sig')  # some tools write a byte order mark
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f'{path}: cannot be read: {error}') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'{path}: cannot be read: {reason}') from error
     if not text or text.isspace():
         raise UserError(f'{path}: the file is empty')
     try:
         data = json.loads(text, object_hook=_compact)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of 5,000 digits
         raise UserError(f'{path}: not valid JSON: {error}') from error
     if not isinstance(data, dict) or not isinstance(data.get('images'), list):
         raise UserError(f'{path}: no list "images": not a COCO annotation file')
@@ -116,31 +145,87 @@ def _compact(record: dict[str, Any]) -> Any:
     """An annotation as a row of numbers (NaN: not given); everything else unchanged."""
     if 'image_id' not in record or 'category_id' not in record:
         return record
-    try:
-        owner = float(record['image_id']), float(record['category_id'])
-    except (TypeError, ValueError):
+    image, category = _integer(record['image_id']), _integer(record['category_id'])
+    if image is None or category is None:
         return record
-    try:
-        box = record.get('bbox') or _bounds(record['segmentation'])
-        x, y, w, h = (float(v) for v in box)
-    except (KeyError, TypeError, ValueError):
-        x = y = w = h = math.nan
+    box = record.get('bbox') or _bounds(record.get('segmentation'))
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        box = (math.nan,) * 4
+    x, y, w, h = (_number(v, math.nan) for v in box)
     area, crowd = _number(record.get('area'), math.nan), _number(record.get('iscrowd'), 0.0)
-    return (_number(record.get('id'), -1.0), *owner, x, y, w, h, area, crowd)
+    key = _integer(record.get('id'))
+    return (-1 if key is None else key, image, category, x, y, w, h, area, crowd)
 
 
-def _bounds(segmentation: Any) -> list[float]:
-    """xywh around a polygon list or an RLE, for files that give no box."""
+def _bounds(segmentation: Any) -> Sequence[float] | None:
+    """xywh around a list of polygons or an RLE, for files that give no box; None for neither."""
     if isinstance(segmentation, dict):
-        from pycocotools import mask
+        return _bounds_of_rle(segmentation.get('size'), segmentation.get('counts'))
+    if not isinstance(segmentation, list):
+        return None
+    points = []
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            return None
+        points += [_number(v, math.nan) for v in polygon]
+    if not points:
+        return None
+    pairs = np.reshape(points, (-1, 2))
+    low, high = pairs.min(0), pairs.max(0)
+    return [*low.tolist(), *(high - low).tolist()]
 
-        rle = segmentation
-        if isinstance(rle['counts'], list):
-            rle = mask.frPyObjects(rle, *rle['size'])
-        return list(mask.toBbox(rle))
-    points = np.concatenate([np.reshape(np.float64(p), (-1, 2)) for p in segmentation])
-    low, high = points.min(0), points.max(0)
-    return [*low, *(high - low)]
+
+def _bounds_of_rle(size: Any, counts: Any) -> Sequence[float] | None:
+    """xywh around the ones of a run-length encoded mask; None where it is damaged.
+
+    Runs of zeros and ones in turn, column by column. Not pycocotools' own reader, which trusts
+    sizes and lengths: wrong ones make it take all memory or read beyond its own.
+    """
+    if not isinstance(size, list) or len(size) != 2:
+        return None
+    height, width = map(_integer, size)
+    if not height or not width or min(height, width) < 1 or max(height, width) > LARGEST:
+        return None
+    runs = list(_uncompressed(counts)) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or None in (lengths := [_integer(v) for v in runs]):
+        return None
+    if any(v < 0 for v in lengths) or sum(lengths) != height * width:
+        return None
+    ends = np.cumsum(lengths)
+    starts, stops = ends[:-1:2], ends[1::2] - 1  # first and last one of every run of ones
+    some = stops >= starts
+    starts, stops = starts[some], stops[some]
+    if not len(starts):
+        return None
+    left, right = starts[0] // height, stops[-1] // height
+    inside = starts // height == stops // height  # a run over two columns touches top and bottom
+    top = min(starts % height) if inside.all() else 0
+    bottom = max(stops % height) if inside.all() else height - 1
+    return [int(left), int(top), int(right - left + 1), int(bottom - top + 1)]
+
+
+def _uncompressed(counts: str) -> Iterator[int | None]:
+    """The run lengths in COCO's compressed text: groups of 5 bits, differences from the 3rd on."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64 or shift > 60:
+            yield None
+            return
+        value |= (code & 31) << shift
+        shift += 5
+        if code & 32:  # more groups follow
+            continue
+        if code & 16:  # negative
+            value -= 1 << shift
+        if len(lengths) > 2:
+            value += lengths[-2]
+        lengths.append(value)
+        yield value
+        value = shift = 0
+    if shift:
+        yield None
 
 
 def _categories(path: Path, data: dict[str, Any]) -> list[tuple[int, str]]:
@@ -150,7 +235,7 @@ def _categories(path: Path, data: dict[str, Any]) -> list[tuple[int, str]]:
         where = f'{path}: categories[{n}]'
         if not isinstance(record, dict) or _integer(record.get('id')) is None:
             raise UserError(f'{where} has no integer "id"')
-        key, name = _integer(record['id']), str(record.get('name', record['id']))
+        key, name = _integer(record['id']), _printable(record.get('name', record['id']))
         if found.setdefault(key, name) != name:
             raise UserError(f'{where}: id {key} is both "{found[key]}" and "{name}"')
     if not found:
@@ -169,8 +254,8 @@ def _images(
         if not isinstance(record, dict) or _integer(record.get('id')) is None:
             raise UserError(f'{where} has no integer "id"')
         key, name = _integer(record['id']), record.get('file_name')
-        if not isinstance(name, str) or not name:
-            raise UserError(f'{where} (id {key}) has no "file_name"')
+        if not isinstance(name, str) or not name or '\0' in name:
+            raise UserError(f'{where} (id {key}) has no "file_name" that a file can have')
         if key in seen:
             if seen[key] != name:
                 raise UserError(f'{where}: id {key} is both "{seen[key]}" and "{name}"')
@@ -178,7 +263,7 @@ def _images(
             continue
         seen[key] = name
         h, w = _integer(record.get('height')), _integer(record.get('width'))
-        sizes.append((h, w) if h and w and h > 0 and w > 0 else (0, 0))
+        sizes.append((h, w) if h and w and 0 < h <= LARGEST and 0 < w <= LARGEST else (0, 0))
     if repeated:
         report.append(count_line(path, 'image records repeated, used once', repeated))
     return np.array(list(seen), np.int64), list(seen.values()), np.array(sizes, np.int32)
@@ -204,12 +289,25 @@ def _usable(
             ~np.isfinite(rows[:, 3:7]).all(1),
         ),
         ('annotations with a negative box side left out', (rows[:, 5:7] < 0).any(1)),
+        (
+            'annotations with a box beyond a million pixels left out',
+            (np.abs(rows[:, 3:7]) > LARGEST).any(1),
+        ),
     )
     good = np.ones(len(rows), bool)
     for what, bad in faults:
         _note(path, what, rows[good & bad, 0], report)
         good &= ~bad
     return rows[good]
+
+
+def _areas(path: Path, rows: np.ndarray, report: list[str]) -> np.ndarray:
+    """float64[n]: the area given, or the box's where none is given that a scorer can use."""
+    given, own = rows[:, 7], np.minimum(rows[:, 5] * rows[:, 6], LARGEST_AREA)
+    usable = (given >= 0) & (given <= LARGEST_AREA)
+    wrong = ~usable & ~np.isnan(given)
+    _note(path, "annotations whose area cannot be, the box's taken", rows[wrong, 0], report)
+    return np.where(usable, given, own)
 
 
 def _has_area(path: Path, rows: np.ndarray, sizes: np.ndarray, report: list[str]) -> np.ndarray:
@@ -248,7 +346,19 @@ def _index_of(values: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 def _number(value: Any, default: float) -> float:
     """A number that may be missing or nonsense."""
-    return float(value) if isinstance(value, int | float) and value == value else default
+    if isinstance(value, float):
+        return value if value == value else default
+    if not isinstance(value, int) or isinstance(value, bool):
+        return default
+    return float(value) if abs(value) < 2**1000 else math.inf
+
+
+def _printable(value: Any) -> str:
+    """A name as one line of text that can be printed, drawn and written as UTF-8."""
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > _LONGEST_NAME:
+        text = text[: _LONGEST_NAME - 3] + '...'
+    return ''.join('?' if unicodedata.category(c) in ('Cc', 'Cs') else c for c in text)
 
 
 def _integer(value: Any) -> int | None:

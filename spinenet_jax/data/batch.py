@@ -1,27 +1,71 @@
-"""What does a reader hand over, and what does a batch hold?
+"""The types that readers, the pipeline and tasks agree on: records, rows, batches and sources.
 
-The types every reader and the pipeline agree on, and the rule that turns category ids into labels.
-Reading, augmenting and batching are left to the other files.
+A reader gives a record an image (`Record`). A task's rows (`TrainRow`, `EvalRow`) turn records and
+decoded pixels into rows of a batch, and declare each entry of a row once, with shape and dtype:
+pipeline, feed, compilers and benchmarks take them from there. Also here: the rule that turns
+category ids into labels. Reading, augmenting and batching are in the other files.
 
-Train batch: image uint8[B,H,W,3] RGB; content_size int32[B,2] (h, w: beyond it lies padding, which
-the device zeroes after normalisation); boxes float32[B,N,4]; labels int32[B,N]; valid bool[B,N].
-Eval batch: image, content_size, scale float32[B,2] (new size / old size, y and x), original_size
-int32[B,2] (h, w), index int32[B] (position in the source; -1: a padding row or an image that could
-not be read).
-Classification: label int32[B] in place of boxes, labels and valid, in both kinds of batches; the
-content fills the image.
+Entries that several tasks share:
+  image uint8[H,W,3] RGB; content_size int32[2] (h, w: beyond it lies padding, which the device
+  zeroes after normalisation).
+  boxes float32[N,4]; labels int32[N]; valid bool[N]: objects of a training image, padded.
+  label int32[]: the class of an image, in both kinds of batches.
+  scale float32[2] (new size / old size, y and x); original_size int32[2] (h, w): evaluation.
+  index int32[]: evaluation; position in the source, -1 for a padding row or an image that could
+  not be read.
 Boxes are (ymin, xmin, ymax, xmax), far edge exclusive.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from spinenet_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, np.ndarray]  # entries by name, leading with the batch axis
+Example = dict[str, np.ndarray]  # one row of a batch
+
+
+class Field(NamedTuple):
+    """An entry of a batch as its task declares it.
+
+    Attributes:
+      shape: of one row, without the batch axis.
+      dtype: numpy's.
+    """
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+
+
+Fields = Mapping[str, Field]
+LABEL_FIELDS: Fields = {'label': Field((), np.int32)}
+ORIGIN_FIELDS: Fields = {'scale': Field((2,), np.float32), 'original_size': Field((2,), np.int32)}
+INDEX_FIELDS: Fields = {'index': Field((), np.int32)}
+
+
+def image_fields(image_size: tuple[int, int]) -> Fields:
+    """The entries of an image of `image_size` (h, w) pixels, padding included."""
+    return {
+        'image': Field((*image_size, 3), np.uint8),
+        'content_size': Field((2,), np.int32),
+    }
+
+
+def box_fields(max_boxes: int) -> Fields:
+    """The entries of up to `max_boxes` objects."""
+    return {
+        'boxes': Field((max_boxes, 4), np.float32),
+        'labels': Field((max_boxes,), np.int32),
+        'valid': Field((max_boxes,), np.bool_),
+    }
+
+
+def blank_row(fields: Fields) -> Example:
+    """A row of zeros."""
+    return {name: np.zeros(field.shape, field.dtype) for name, field in fields.items()}
 
 
 class Category(NamedTuple):
@@ -33,27 +77,26 @@ class Category(NamedTuple):
 
 
 class Record(TypedDict):
-    """One image as a reader gives it: still encoded, boxes in pixels of the original image."""
+    """One image as a reader gives it: still encoded, boxes in pixels of the original image.
+
+    Which of the entries that are not required its records have, a source says by `provides`.
+    """
 
     image: str | bytes  # a path, or the encoded bytes
     image_id: int
     size: tuple[int, int] | None  # (h, w) that the boxes refer to, where the data set says so
-    boxes: np.ndarray  # float32[n,4]
-    labels: np.ndarray  # int32[n]
-    is_crowd: np.ndarray  # bool[n]
+    boxes: NotRequired[np.ndarray]  # float32[n,4]
+    labels: NotRequired[np.ndarray]  # int32[n]
+    is_crowd: NotRequired[np.ndarray]  # bool[n]
+    label: NotRequired[int]  # of the whole image, from 1; -1 where the data set keeps it secret
 
 
-class LabelRecord(TypedDict):
-    """One image as a reader for classification gives it: still encoded, with its label."""
-
-    image: str | bytes
-    image_id: int
-    size: tuple[int, int] | None
-    label: int  # from 1; -1 where the data set keeps it secret
-
+# Entries of a record that come together: what a source provides and a row needs.
+BOXES = frozenset({'boxes', 'labels', 'is_crowd'})
+LABEL = frozenset({'label'})
 
 # Stands for an image that belongs to no data set.
-NO_RECORD = LabelRecord(image=b'', image_id=-1, size=None, label=-1)
+NO_RECORD = Record(image=b'', image_id=-1, size=None, label=-1)
 
 
 @dataclasses.dataclass
@@ -85,27 +128,83 @@ class Unreadable:
 
 
 class Source(Protocol):
-    """A data set by position: what `pipeline.py` needs of a reader.
+    """A data set by position: what the pipeline and evaluators need of a reader.
 
-    `ground_truth` is of detection alone; a reader for classification gives `LabelRecord`s.
+    Attributes:
+      provides: the entries that its records have besides those every record has.
+      name: of the split.
+      categories: in the order of ids.
+      report: lines on what was found or left out.
+      unreadable: images that could not be read so far.
     """
 
+    provides: frozenset[str]
     name: str
     categories: list[Category]
-    image_ids: Sequence[int]
     report: list[str]
     unreadable: Unreadable
 
     @property
+    def image_ids(self) -> Sequence[int]:
+        """Of all images, by position."""
+
+    @property
     def ground_truth(self) -> dict[str, Any] | None:
-        """COCO JSON of what evaluation needs (boxes, areas, crowd flags); None without labels."""
+        """COCO JSON of what evaluation of boxes needs; None without boxes or annotations."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Record | LabelRecord: ...
+    def __getitem__(self, index: int) -> Record: ...
 
     def describe(self, index: int) -> str:
         """What to call record `index` in a message: a file name, or the like."""
+
+
+class EvalRow(Protocol):
+    """How a decoded image becomes a row of an evaluation batch, and what that row holds."""
+
+    @property
+    def fields(self) -> Fields:
+        """Every entry of a row, `index` left out: the pipeline adds it."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What of a record is read, of the names that `Source.provides` lists."""
+
+    def __call__(self, record: Record, image: np.ndarray) -> Example:
+        """The row for decoded pixels uint8[h,w,3]; of `NO_RECORD` for an image without a source."""
+
+
+class TrainRow(Protocol):
+    """How a decoded image becomes a row of a training batch, and what that row holds."""
+
+    @property
+    def fields(self) -> Fields:
+        """Every entry of a row: what the training step reads."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What of a record is read, of the names that `Source.provides` lists."""
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Example:
+        """The row for decoded pixels uint8[h,w,3]; what is random is drawn from `rng`."""
+
+
+class Rows(NamedTuple):
+    """The two kinds of rows of a task."""
+
+    train: TrainRow
+    eval: EvalRow
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a data source must provide for both."""
+        return self.train.needs | self.eval.needs
+
+    @property
+    def eval_fields(self) -> Fields:
+        """Every entry of an evaluation batch, `index` included."""
+        return {**self.eval.fields, **INDEX_FIELDS}
 
 
 def assign_labels(categories: Sequence[tuple[int, str]], num_classes: int) -> list[Category]:
@@ -128,7 +227,7 @@ def assign_labels(categories: Sequence[tuple[int, str]], num_classes: int) -> li
     return [Category(label, i, name) for label, (i, name) in enumerate(ordered, start=1)]
 
 
-def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Batch:
+def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Example:
     """Boxes and labels of one image in arrays of fixed length, with the mask that says which count.
 
     boxes float32[n,4], labels int32[n] -> boxes float32[max_boxes,4], labels int32[max_boxes],
@@ -140,12 +239,8 @@ def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Batch:
         keep = np.sort(np.argsort(-area, kind='stable')[:max_boxes])
         boxes, labels = boxes[keep], labels[keep]
     n = len(boxes)
-    out = {
-        'boxes': np.zeros((max_boxes, 4), np.float32),
-        'labels': np.zeros(max_boxes, np.int32),
-        'valid': np.arange(max_boxes) < n,
-    }
-    out['boxes'][:n], out['labels'][:n] = boxes, labels
+    out = blank_row(box_fields(max_boxes))
+    out['boxes'][:n], out['labels'][:n], out['valid'][:n] = boxes, labels, True
     return out
 
 

@@ -1,101 +1,140 @@
-"""Which reader and which batches does a config's `data` section ask for?
+"""Builds the data source, rows and batches that a config's `data` section asks for.
 
-The only file of the package that reads that section; everything it calls takes plain arguments.
+What it calls takes plain arguments.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
 
-from spinenet_jax.data.batch import Batch, Source
+from ml_collections import ConfigDict
+
+from spinenet_jax.data.batch import Batch, EvalRow, Rows, Source, TrainRow
 from spinenet_jax.data.coco import CocoSource
 from spinenet_jax.data.crops import CentralCrop, RandomCrop
+from spinenet_jax.data.digit_scans import DigitScans
 from spinenet_jax.data.image_folder import ImageFolder
 from spinenet_jax.data.pipeline import (
     Augmentation,
-    EvalRow,
     Reading,
     Shard,
-    TrainRow,
     WholeImage,
     eval_iterator,
     train_iterator,
 )
+from spinenet_jax.data.tfds import TfdsSource
+from spinenet_jax.data.tfds_labels import TfdsLabels
 from spinenet_jax.errors import UserError
 
-# data.source, and the task that it has the annotations for.
-SOURCES = {
-    'coco': 'detection',
-    'tfds': 'detection',
-    'digits': 'detection',
-    'image_folder': 'classification',
-    'tfds_labels': 'classification',
-    'digit_scans': 'classification',
+SOURCES: dict[str, type[Source]] = {
+    'coco': CocoSource,
+    'tfds': TfdsSource,
+    'digits': CocoSource,  # written on first use, then read like any other
+    'image_folder': ImageFolder,
+    'tfds_labels': TfdsLabels,
+    'digit_scans': DigitScans,
 }
 
 
-def check_task(data_config: Any, task: str) -> None:
-    """UserError where the data has no annotations for the task; an unknown task passes."""
-    if task in SOURCES.values() and _task(data_config) != task:
-        fitting = ', '.join(name for name, known in SOURCES.items() if known == task)
-        raise UserError(
-            f'data.source "{data_config.source}" has nothing for task "{task}": want {fitting}'
-        )
-
-
-def build_source(data_config: Any, split: str, num_classes: int) -> Source:
+def build_source(
+    data_config: ConfigDict, split: str, num_classes: int, needs: Collection[str]
+) -> Source:
     """The data set of a split: 'train' and 'eval' mean the config's, anything else is a name.
 
-    `num_classes` counts the model's channels with background, 0 for as many as the data needs.
-    Writes the digits data set on first use. UserError says what is wrong with the data.
+    Args:
+      data_config: `source`, `root`, splits, and what the reader takes.
+      split: of the data set.
+      num_classes: the model's channels with background, 0 for as many as the data needs.
+      needs: what the records must hold, as a task's `rows.needs` says; checked before anything is
+        read.
+
+    Raises:
+      UserError: what is wrong with the data, or that it has not what is needed.
     """
+    _check_provides(data_config.source, needs)
     if data_config.source in ('coco', 'image_folder') and not data_config.root:
         raise UserError(
             'data.root is empty: --config.data.root=<folder of the data set> is missing'
         )
     name = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
-    if _task(data_config) == 'classification':
-        return _labels_source(data_config, name, num_classes)
-    source = _boxes_source(data_config, name, num_classes)
-    if split == 'train':
+    source = _open(data_config, name, num_classes)
+    if split == 'train' and 'label' in SOURCES[data_config.source].provides:
+        _check_labels(source)
+    if split == 'train' and isinstance(source, CocoSource):
         _check_for_training(source, data_config.max_boxes)
     return source
 
 
-def _boxes_source(data_config: Any, split: str, num_classes: int) -> Source:
-    """A reader for detection."""
+def _check_provides(name: str, needs: Collection[str]) -> None:
+    """UserError where there is no such source, or its records lack what is needed."""
+    if name not in SOURCES:
+        raise UserError(f'data.source "{name}": choose one of {", ".join(SOURCES)}')
+    missing = sorted(set(needs) - SOURCES[name].provides)
+    if missing:
+        fitting = [other for other, reader in SOURCES.items() if set(needs) <= reader.provides]
+        advice = f'choose one of {", ".join(fitting)}' if fitting else 'no source has them'
+        raise UserError(
+            f'data.source "{name}" has no {", ".join(missing)}, which the task needs: {advice}'
+        )
+
+
+def _open(data_config: ConfigDict, split: str, num_classes: int) -> Source:
+    """The reader of a split that `data_config.source` names."""
+    root = data_config.root
     if data_config.source == 'coco':
-        return CocoSource(data_config.root, split, num_classes)
+        return CocoSource(
+            root,
+            split,
+            num_classes,
+            allow_outside_root=data_config.allow_outside_root,
+        )
     if data_config.source == 'digits':
         from spinenet_jax.data.digits import ensure_digits
 
-        return CocoSource(ensure_digits(data_config.root), split, num_classes)
-    from spinenet_jax.data.tfds import TfdsSource
-
+        return CocoSource(ensure_digits(root), split, num_classes)
+    if data_config.source == 'image_folder':
+        return ImageFolder(root, split, data_config.train_split, num_classes)
+    if data_config.source == 'digit_scans':
+        return DigitScans(split, num_classes)
+    if data_config.source == 'tfds_labels':
+        return TfdsLabels(data_config.tfds_name, split, root, num_classes)
     return TfdsSource(
         data_config.tfds_name,
         split,
-        data_dir=data_config.root,
+        data_dir=root,
         annotations=data_config.annotations,
         num_classes=num_classes,
     )
 
 
-def _labels_source(data_config: Any, split: str, num_classes: int) -> Source:
-    """A reader for classification."""
-    if data_config.source == 'image_folder':
-        return ImageFolder(data_config.root, split, data_config.train_split, num_classes)
-    if data_config.source == 'digit_scans':
-        from spinenet_jax.data.digit_scans import DigitScans
+def box_rows(data_config: ConfigDict) -> Rows:
+    """Whole images with their boxes, placed at random in training."""
+    size = _image_size(data_config)
+    return Rows(
+        train=Augmentation(
+            image_size=size,
+            scale_min=data_config.scale_min,
+            scale_max=data_config.scale_max,
+            flip=data_config.flip,
+            max_boxes=data_config.max_boxes,
+        ),
+        eval=WholeImage(size),
+    )
 
-        return DigitScans(split, num_classes)
-    from spinenet_jax.data.tfds_labels import TfdsLabels
 
-    return TfdsLabels(data_config.tfds_name, split, data_config.root, num_classes)
+def label_rows(data_config: ConfigDict) -> Rows:
+    """Crops of images with one label each: random in training, central in evaluation."""
+    size = _image_size(data_config)
+    area = data_config.crop_area_min, data_config.crop_area_max
+    aspect = data_config.crop_aspect_min, data_config.crop_aspect_max
+    return Rows(
+        train=RandomCrop(size, area, aspect, data_config.flip),
+        eval=CentralCrop(size, data_config.eval_crop),
+    )
 
 
 def train_batches(
     source: Source,
-    data_config: Any,
+    row: TrainRow,
+    data_config: ConfigDict,
     *,
     batch_size: int,
     seed: int,
@@ -103,77 +142,48 @@ def train_batches(
     process_index: int,
     process_count: int,
 ) -> Iterator[Batch]:
-    """Endless training batches (see batch.py) of this process, from `start_step` on.
+    """Endless training batches of this process, from `start_step` on.
 
     `batch_size` is this process's. The stream is a function of `seed` alone, and global batch s
     holds the same images in the same order for any number of processes.
     """
     shard = Shard(batch_size, process_index, process_count, start_step)
-    return train_iterator(source, _train_row(data_config), shard, _reading(data_config), seed)
+    return train_iterator(source, row, shard, _reading(data_config), seed)
 
 
 def eval_batches(
-    source: Source, data_config: Any, *, batch_size: int, process_index: int, process_count: int
+    source: Source,
+    row: EvalRow,
+    data_config: ConfigDict,
+    *,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
 ) -> Iterator[Batch]:
-    """Every image once (see batch.py), the same number of batches on every process."""
+    """Every image once, the same number of batches on every process."""
     shard = Shard(batch_size, process_index, process_count)
-    return eval_iterator(source, eval_row(data_config), shard, _reading(data_config))
+    return eval_iterator(source, row, shard, _reading(data_config))
 
 
-def eval_row(data_config: Any) -> EvalRow:
-    """How a decoded image becomes what the model sees in evaluation and prediction."""
-    size = _image_size(data_config)
-    if _task(data_config) == 'detection':
-        return WholeImage(size)
-    if not 0 < data_config.eval_crop <= 1:
-        raise UserError(f'data.eval_crop={data_config.eval_crop}: want a share in (0, 1]')
-    return CentralCrop(size, data_config.eval_crop)
-
-
-def _train_row(data_config: Any) -> TrainRow:
-    """How a decoded image becomes what the model is trained on."""
-    size = _image_size(data_config)
-    if _task(data_config) == 'classification':
-        area = _range(data_config, 'crop_area_min', 'crop_area_max')
-        if area[1] > 1:
-            raise UserError(f'data.crop_area_max={area[1]}: want at most 1, the whole image')
-        aspect = _range(data_config, 'crop_aspect_min', 'crop_aspect_max')
-        return RandomCrop(size, area, aspect, data_config.flip)
-    scale_min, scale_max = _range(data_config, 'scale_min', 'scale_max')
-    return Augmentation(size, scale_min, scale_max, data_config.flip, data_config.max_boxes)
-
-
-def _range(data_config: Any, low: str, high: str) -> tuple[float, float]:
-    """Two fields that must be positive and in order."""
-    a, b = data_config[low], data_config[high]
-    if not 0 < a <= b:
-        raise UserError(f'data.{low}={a} and data.{high}={b}: want 0 < {low} <= {high}')
-    return a, b
-
-
-def _task(data_config: Any) -> str:
-    """The task that the data has annotations for."""
-    if data_config.source not in SOURCES:
-        raise UserError(f'data.source is "{data_config.source}": want {", ".join(SOURCES)}')
-    return SOURCES[data_config.source]
-
-
-def _image_size(data_config: Any) -> tuple[int, int]:
+def _image_size(data_config: ConfigDict) -> tuple[int, int]:
     height, width = data_config.image_size
-    if min(height, width) < 1:
-        raise UserError(f'data.image_size={height, width}: want two positive numbers')
     return int(height), int(width)
 
 
-def _reading(data_config: Any) -> Reading:
-    return Reading(data_config.num_threads, data_config.worker_count)
+def _reading(data_config: ConfigDict) -> Reading:
+    return Reading(data_config.num_threads, data_config.worker_count, data_config.max_pixels)
 
 
-def _check_for_training(source: Source, max_boxes: int) -> None:
+def _check_labels(source: Source) -> None:
+    """Refuses a split without labels; a few images without are left out by the pipeline."""
+    some = range(min(len(source), 20))
+    if all(source[index]['label'] < 0 for index in some):
+        raise UserError(f'{source.name}: has no labels to train on (data.train_split)')
+
+
+def _check_for_training(source: CocoSource, max_boxes: int) -> None:
     """Refuses a split without a box; counts images whose boxes do not all fit into a batch."""
-    counts = getattr(source, 'box_counts', None)
-    if counts is None:  # TFDS: known only after reading everything
-        return
+    counts = source.box_counts
     if not counts.any():
         raise UserError(f'{source.name}: no annotation to train on')
     if (counts > max_boxes).any():

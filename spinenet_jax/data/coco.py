@@ -1,4 +1,4 @@
-"""How is a COCO directory read by position?
+"""Reads a COCO directory by position.
 
     root/annotations/instances_<split>.json   root/<split>/*.jpg
 
@@ -6,14 +6,21 @@ Finds the files, sets labels, gives records and the ground truth of evaluation. 
 JSON is checked by annotations.py; decoding is left to the pipeline. Local directories only.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spinenet_jax.data.annotations import AnnotationTable, count_line, load_annotations
-from spinenet_jax.data.batch import Category, Record, Unreadable, assign_labels
+from spinenet_jax.data.annotations import (
+    AnnotationTable,
+    count_line,
+    first_outside,
+    leaves_root,
+    load_annotations,
+)
+from spinenet_jax.data.batch import BOXES, Category, Record, Unreadable, assign_labels
 from spinenet_jax.errors import UserError
 
 
@@ -24,17 +31,42 @@ class CocoSource:
     stay in `.ground_truth`, so that evaluation counts them as images without detections.
     """
 
-    def __init__(self, root: str | os.PathLike, split: str, num_classes: int = 0):
-        """Reads the JSON and lists the images once; UserError names what is wrong and where.
+    provides = BOXES
 
-        `num_classes` counts the model's channels with background, 0 for as many as the data needs.
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str,
+        num_classes: int = 0,
+        *,
+        allow_outside_root: bool = False,
+    ):
+        """Reads the JSON and lists the images once.
+
+        Args:
+          root: the directory.
+          split: its name, see above.
+          num_classes: the model's channels with background, 0 for as many as the data needs.
+          allow_outside_root: follow file names that lead out of the root.
+
+        Raises:
+          UserError: what is wrong and where.
         """
         self.name = split
         path = _annotation_file(Path(root), split)
         self._table = load_annotations(path)
         self.categories: list[Category] = assign_labels(self._table.categories, num_classes)
         self._label_of = {c.id: c.label for c in self.categories}
-        self._directory, self._kept, missing = _find_images(Path(root), split, self._table)
+        parent = {'test-dev2017': 'test2017'}.get(split, split)
+        outside = first_outside(self._table.file_names, (parent, ''))
+        if outside is not None and not allow_outside_root:
+            raise UserError(
+                f'{path}: file name "{outside}" leads out of the data set '
+                '(--config.data.allow_outside_root=True follows such names)'
+            )
+        self._directory, self._kept, missing = _find_images(
+            Path(root), parent, self._table.file_names, allow_outside_root
+        )
         self.report: list[str] = list(self._table.report)
         if missing:
             self.report.append(count_line(path, f'images not in {self._directory}', missing))
@@ -96,43 +128,74 @@ def ground_truth_of(table: AnnotationTable) -> dict[str, Any] | None:
 
 def _annotation_file(root: Path, split: str) -> Path:
     """instances_<split>.json, or the image list that COCO gives for its test splits."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f'{root}: no such directory (data.root)')
     folder = root / 'annotations'
     for name in (f'instances_{split}.json', f'image_info_{split}.json'):
-        if (folder / name).is_file():
+        if os.path.exists(folder / name):
             return folder / name
-    found = sorted(p.stem.split('_', 1)[1] for p in folder.glob('instances_*.json'))
+    names = [os.path.splitext(name) for name in _listing(folder)]
+    found = sorted(
+        stem.removeprefix('instances_')
+        for stem, suffix in names
+        if stem.startswith('instances_') and suffix == '.json'
+    )
+    other = None if found else _other_format(root)
+    if other:
+        raise UserError(
+            f'{root} looks like a data set in {other} format; COCO JSON is read here: '
+            'docs/own_data.md shows how to convert it (data.root)'
+        )
     raise UserError(
         f'{folder / f"instances_{split}.json"}: no such file; splits there: '
         f'{", ".join(found) or "none"} (data.train_split, data.eval_split)'
     )
 
 
+def _other_format(root: Path) -> str | None:
+    """The format of a data set that is not COCO's, from the files it typically has."""
+    if any(root.glob('*.yaml')) or any(root.glob('labels/**/*.txt')):
+        return 'YOLO'
+    if any(root.glob('Annotations/*.xml')) or any(root.glob('*/Annotations/*.xml')):
+        return 'Pascal VOC'
+    return None
+
+
 def _find_images(
-    root: Path, split: str, table: AnnotationTable
+    root: Path, parent: str, file_names: list[str], allow_outside_root: bool
 ) -> tuple[str, np.ndarray, list[str]]:
     """Directory of the images, positions of those that exist, names of those that do not."""
-    parent = {'test-dev2017': 'test2017'}.get(split, split)
-    folders = sorted({os.path.dirname(name) for name in table.file_names})
-    for directory in (root / parent, root):  # file names may already say train2017/...
-        present = {os.path.join(f, name) for f in folders for name in _listing(directory / f)}
-        found = np.array([name in present for name in table.file_names])
+    for folder in (parent, ''):  # file names may already say train2017/...
+        inside = [
+            name for name in file_names if allow_outside_root or not leaves_root(name, folder)
+        ]
+        directories = {os.path.dirname(name) for name in inside}
+        present = {
+            os.path.join(directory, name)
+            for directory in directories
+            for name in _listing(root / folder / directory)
+        }
+        allowed = present & set(inside)
+        found = np.array([name in allowed for name in file_names])
         if found.any():
-            missing = [n for n, ok in zip(table.file_names, found, strict=True) if not ok]
-            return str(directory), np.flatnonzero(found), missing
+            missing = [n for n, ok in zip(file_names, found, strict=True) if not ok]
+            return str(root / folder), np.flatnonzero(found), missing
     raise UserError(
-        f'{root / parent}: none of the {len(found)} images of the JSON is there '
-        f'(first: {table.file_names[0]})'
+        f'{root / parent}: none of the {len(file_names)} images of the JSON is there '
+        f'(first: {file_names[0]})'
     )
 
 
 def _listing(directory: Path) -> list[str]:
-    """Names in a directory; none where there is no such directory."""
+    """Names in a directory; none where there is no such directory, or can be none."""
     try:
         return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
+    except UnicodeEncodeError:
         return []
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            return []
+        raise UserError(f'{directory}: cannot be listed: {error.strerror}') from error
 
 
 def _corners(xywh: np.ndarray, size: np.ndarray) -> np.ndarray:

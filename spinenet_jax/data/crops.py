@@ -1,4 +1,4 @@
-"""Which part of an image does a classifier see, in training and in evaluation?
+"""Crops for image classification: a random window in training, the central one in evaluation.
 
 The random crop of the Inception papers as TensorFlow draws it, and the central crop of the
 published evaluations. Both are resized bilinearly without antialiasing, as the TF1 original does.
@@ -11,7 +11,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from spinenet_jax.data.batch import Batch, LabelRecord
+from spinenet_jax.data.batch import (
+    LABEL,
+    LABEL_FIELDS,
+    ORIGIN_FIELDS,
+    Example,
+    Fields,
+    Record,
+    image_fields,
+)
 
 _TRIES = 10
 _FALLBACK_SHARE = 0.875  # of the central window, where ten tries gave no other
@@ -41,7 +49,14 @@ class RandomCrop:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
 
-    def __call__(self, record: LabelRecord, image: np.ndarray, rng: np.random.Generator) -> Batch:
+    needs = LABEL
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.TrainRow`."""
+        return {**image_fields(self.image_size), **LABEL_FIELDS}
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Example:
         """One row of a train batch from decoded pixels uint8[h,w,3]."""
         mirrored = rng.random() < 0.5  # drawn first and always, so that the switch moves no crop
         size = image.shape[:2]
@@ -65,7 +80,14 @@ class CentralCrop:
     image_size: tuple[int, int]
     share: float = 0.875
 
-    def __call__(self, record: LabelRecord, image: np.ndarray) -> Batch:
+    needs = LABEL
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.EvalRow`."""
+        return {**image_fields(self.image_size), **LABEL_FIELDS, **ORIGIN_FIELDS}
+
+    def __call__(self, record: Record, image: np.ndarray) -> Example:
         """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
         window = central_window(image.shape[:2], self.image_size, self.share)
         row = _row(record, image, window, self.image_size)
@@ -117,9 +139,7 @@ def central_window(size: tuple[int, int], output: tuple[int, int], share: float)
     return Window((size[0] - height + 1) // 2, (size[1] - width + 1) // 2, height, width)
 
 
-def _row(
-    record: LabelRecord, image: np.ndarray, window: Window, image_size: tuple[int, int]
-) -> Batch:
+def _row(record: Record, image: np.ndarray, window: Window, image_size: tuple[int, int]) -> Example:
     """What both kinds of rows hold."""
     top, left, height, width = window
     part = image[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""What can a classifier be tried on without a download? Real scans of handwritten digits.
+"""Scans of handwritten digits, for trying a classifier without a download.
 
 The 1,797 scans of 8x8 pixels that come with scikit-learn (UCI "Optical Recognition of Handwritten
 Digits"), smoothed to 80x80. A fifth of each digit is held out, the same scans that the scenes of
@@ -8,13 +8,16 @@ digits.py keep for validation.
 import cv2
 import numpy as np
 
-from spinenet_jax.data.batch import Category, LabelRecord, Unreadable, assign_labels
+from spinenet_jax.data.batch import LABEL, Category, Record, Unreadable, assign_labels
 from spinenet_jax.data.digits import smoothed_scans, split_scans
 from spinenet_jax.errors import UserError
 
 
 class DigitScans:
     """The split 'train' (1,433 scans) or 'val' (364), see `batch.Source`."""
+
+    provides = LABEL
+    ground_truth = None  # there are no boxes
 
     def __init__(self, split: str, num_classes: int = 0):
         """`num_classes` counts outputs with background: at least 11, or 0."""
@@ -35,8 +38,8 @@ class DigitScans:
     def __len__(self) -> int:
         return len(self._encoded)
 
-    def __getitem__(self, index: int) -> LabelRecord:
-        return LabelRecord(
+    def __getitem__(self, index: int) -> Record:
+        return Record(
             image=self._encoded[index],
             image_id=self.image_ids[index],
             size=None,

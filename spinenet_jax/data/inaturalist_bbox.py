@@ -1,4 +1,4 @@
-"""How are crops of annotated boxes made into a classification data set?
+"""Makes a classification data set out of the annotated boxes of a detection data set.
 
 iNaturalist-bbox (SpineNet paper, section 5): every bounding box of iNaturalist-2017, enlarged to
 1.5 times its width and height and clipped to the image, is one example of the box's class. Written
@@ -20,7 +20,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from spinenet_jax.data.annotations import AnnotationTable, count_line, load_annotations
+from spinenet_jax.data.annotations import (
+    AnnotationTable,
+    count_line,
+    first_outside,
+    load_annotations,
+)
 from spinenet_jax.data.crops import Window
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
@@ -64,10 +69,13 @@ class CropResult:
 def plan_crops(annotations: Path, split: str) -> CropPlan:
     """Reads a JSON file; UserError if it is not one."""
     table = load_annotations(annotations)
+    outside = first_outside(table.file_names, ('',))
+    if outside is not None:
+        raise UserError(f'{annotations}: file name "{outside}" leads out of the folder of images')
     used = set(np.unique(table.category_ids[table.trainable]).tolist())
     width = len(str(max(used, default=0)))
     folders = {
-        i: f'{i:0{max(width, 4)}d}_{re.sub(r"[^A-Za-z0-9.-]+", "_", name)}'
+        i: f'{i:0{max(width, 4)}d}_{re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:200]}'
         for i, name in table.categories
         if i in used
     }

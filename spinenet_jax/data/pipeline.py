@@ -1,4 +1,4 @@
-"""Which image comes at which step, on which process, with which random draws?
+"""The input pipeline: streams of batches from a data source, shuffled and augmented.
 
 Grain reads, shuffles and runs the threads; this file says what one element is and how elements
 become batches. Everything is a function of the position in one global stream of images, so that a
@@ -8,25 +8,36 @@ run resumes exactly from its step and a global batch does not depend on the numb
 import atexit
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import ClassVar
 
 import grain
 import numpy as np
+from absl import flags
 
 from spinenet_jax.data import transforms
-from spinenet_jax.data.batch import NO_RECORD, Batch, Record, Source, pad_boxes
-from spinenet_jax.data.decode import BadImageError, read_image
+from spinenet_jax.data.batch import (
+    BOXES,
+    INDEX_FIELDS,
+    ORIGIN_FIELDS,
+    Batch,
+    EvalRow,
+    Example,
+    Fields,
+    Record,
+    Source,
+    TrainRow,
+    blank_row,
+    box_fields,
+    image_fields,
+    pad_boxes,
+)
+from spinenet_jax.data.decode import MAX_PIXELS, BadImageError, read_image
 from spinenet_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 100
 _MOST_THREADS = 16
 _FAILED = 'unreadable'  # column that tells the consumer which record could not be read, -1: none
-
-
-# How one decoded image becomes one row of a batch; the eval row lacks `index`.
-TrainRow = Callable[[Any, np.ndarray, np.random.Generator], Batch]
-EvalRow = Callable[[Any, np.ndarray], Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +50,14 @@ class Augmentation:
     flip: bool
     max_boxes: int
 
-    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Batch:
+    needs = BOXES
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.TrainRow`."""
+        return {**image_fields(self.image_size), **box_fields(self.max_boxes)}
+
+    def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Example:
         """One row of a train batch from decoded pixels uint8[h,w,3]."""
         draws = transforms.sample_draws(rng, self.scale_min, self.scale_max, self.flip)
         return train_example(record, image, self, draws)
@@ -51,7 +69,14 @@ class WholeImage:
 
     image_size: tuple[int, int]
 
-    def __call__(self, record: Any, image: np.ndarray) -> Batch:
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def fields(self) -> Fields:
+        """See `batch.EvalRow`."""
+        return {**image_fields(self.image_size), **ORIGIN_FIELDS}
+
+    def __call__(self, record: Record, image: np.ndarray) -> Example:
         """One row of an eval batch, without `index`, from decoded pixels uint8[h,w,3]."""
         del record
         placement = transforms.place(image.shape[:2], self.image_size, transforms.Draws())
@@ -81,13 +106,18 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """Threads (of each process) and processes that read: 0 workers means none.
+    """How images are read.
 
-    0 threads means one a core, and 16 at most: more would wait for Python's lock.
+    Attributes:
+      num_threads: of each process that reads; 0 means one a core, and 16 at most: more would wait
+        for Python's lock.
+      worker_count: processes that read; 0 means none but this.
+      max_pixels: larger images count as unreadable.
     """
 
     num_threads: int = 0
     worker_count: int = 0
+    max_pixels: int = MAX_PIXELS
 
     @property
     def threads(self) -> int:
@@ -104,9 +134,9 @@ def train_iterator(
     replaced by the next readable record of the source and counted in `source.unreadable`; a
     hundred in a row raise UserError.
     """
-    load = _TrainImage(source, to_row, shard, seed)
+    load = _TrainImage(source, to_row, shard, seed, reading.max_pixels)
     stream = grain.MapDataset.range(2**40).map(load)
-    return _consume(source, _batches(stream, shard.batch_size, reading))
+    return _consume(source, _batches(stream, shard.batch_size, reading), reading)
 
 
 def eval_iterator(
@@ -120,8 +150,8 @@ def eval_iterator(
     global_batch = shard.batch_size * shard.process_count
     steps = -(-len(source) // global_batch)
     stream = grain.MapDataset.range(steps * shard.batch_size)
-    stream = stream.map(_EvalImage(source, to_row, shard))
-    return _consume(source, _batches(stream, shard.batch_size, reading))
+    stream = stream.map(_EvalImage(source, to_row, shard, reading.max_pixels))
+    return _consume(source, _batches(stream, shard.batch_size, reading), reading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +162,12 @@ class _TrainImage:
     to_row: TrainRow
     shard: Shard
     seed: int
+    max_pixels: int
 
-    def __call__(self, k: int) -> Batch:
+    def __call__(self, k: int) -> Example:
         position = self.shard.position(k)
         wanted = shuffled(position, len(self.source), self.seed)
-        index, record, image = _first_readable(self.source, wanted)
+        index, record, image = _first_readable(self.source, wanted, self.max_pixels)
         rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
         example = self.to_row(record, image, rng)
         example[_FAILED] = np.int32(-1 if index == wanted else wanted)
@@ -150,14 +181,15 @@ class _EvalImage:
     source: Source
     to_row: EvalRow
     shard: Shard
+    max_pixels: int
 
-    def __call__(self, k: int) -> Batch:
+    def __call__(self, k: int) -> Example:
         index = self.shard.position(k)
         if index >= len(self.source):
             return {**_empty_row(self.to_row), _FAILED: np.int32(-1)}
         try:
             record = self.source[index]
-            image = read_image(record['image'], record['size'])
+            image = read_image(record['image'], record['size'], self.max_pixels)
         except BadImageError:
             return {**_empty_row(self.to_row), _FAILED: np.int32(index)}
         row = self.to_row(record, image)
@@ -176,7 +208,7 @@ def shuffled(position: int, count: int, seed: int) -> int:
 
 def train_example(
     record: Record, image: np.ndarray, augmentation: Augmentation, draws: transforms.Draws
-) -> Batch:
+) -> Example:
     """One row of a train batch from decoded pixels uint8[h,w,3]; crowd boxes are dropped."""
     size = augmentation.image_size
     placement = transforms.place(image.shape[:2], size, draws)
@@ -189,23 +221,29 @@ def train_example(
     }
 
 
-def _empty_row(to_row: EvalRow) -> Batch:
+def _empty_row(to_row: EvalRow) -> Example:
     """A row that stands for no image: zeros, and a scale that nothing is divided by zero with."""
-    row = to_row(NO_RECORD, np.zeros((1, 1, 3), np.uint8))
-    row = {name: np.zeros_like(value) for name, value in row.items()}
+    row = blank_row({**to_row.fields, **INDEX_FIELDS})
     return {**row, 'scale': np.ones(2, np.float32), 'index': np.int32(-1)}
 
 
-def _first_readable(source: Source, wanted: int) -> tuple[int, Record, np.ndarray]:
-    """The wanted record, or the next one after it whose image can be read."""
+def _first_readable(source: Source, wanted: int, max_pixels: int) -> tuple[int, Record, np.ndarray]:
+    """The wanted record, or the next one after it that can be trained on."""
     for step in range(min(_MAX_REPLACEMENTS, len(source))):
         index = (wanted + step) % len(source)
         try:
-            record = source[index]
-            return index, record, read_image(record['image'], record['size'])
+            record = _labelled(source[index])
+            return index, record, read_image(record['image'], record['size'], max_pixels)
         except BadImageError as error:
             reason = f'{source.describe(index)}: {error}'
-    raise UserError(f'{source.name}: {step + 1} images in a row cannot be read, last {reason}')
+    raise UserError(f'{source.name}: {step + 1} images in a row cannot be used, last {reason}')
+
+
+def _labelled(record: Record) -> Record:
+    """The record; BadImageError where its label is kept secret, so that nothing can be learnt."""
+    if record.get('label', 0) < 0:
+        raise BadImageError('it has no label')
+    return record
 
 
 def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Iterator[Batch]:
@@ -216,6 +254,8 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
     """
     threads = reading.threads
     if reading.worker_count:
+        if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read flags of their own
+            flags.FLAGS.mark_as_parsed()
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
         batches = stream.batch(batch_size).to_iter_dataset(options)
         workers = grain.MultiprocessingOptions(num_workers=reading.worker_count)
@@ -237,7 +277,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _consume(source: Source, batches: Iterator[Batch]) -> Iterator[Batch]:
+def _consume(source: Source, batches: Iterator[Batch], reading: Reading) -> Iterator[Batch]:
     """Takes the column of failures out of the batches and into `source.unreadable`.
 
     The reading threads stop when the consumer is done, at the latest before the interpreter goes.
@@ -247,20 +287,21 @@ def _consume(source: Source, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             for index in batch.pop(_FAILED).tolist():
                 if index >= 0:
-                    source.unreadable.add(_failure(source, index))
+                    source.unreadable.add(_failure(source, index, reading.max_pixels))
             yield batch
     finally:
         atexit.unregister(batches.close)
         batches.close()
 
 
-def _failure(source: Source, index: int) -> str:
-    """Name and reason of an unreadable image; read again for it only while names are kept."""
+def _failure(source: Source, index: int, max_pixels: int) -> str:
+    """Name and reason of an unusable image; read again for it only while names are kept."""
     if not source.unreadable.wants_name():
         return source.describe(index)
     try:
         record = source[index]
-        read_image(record['image'], record['size'])
+        read_image(record['image'], record['size'], max_pixels)
+        _labelled(record)
     except BadImageError as error:
         return f'{source.describe(index)}: {error}'
     return f'{source.describe(index)}: failed once'

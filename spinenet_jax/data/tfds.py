@@ -1,4 +1,4 @@
-"""How is a prepared TFDS data set read by position, without TensorFlow?
+"""Reads a prepared TFDS detection data set by position, without TensorFlow.
 
 `coco/2017` and any data set with its features (image, objects/bbox, objects/label), prepared as
 ArrayRecord:
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from spinenet_jax.data.annotations import load_annotations
-from spinenet_jax.data.batch import Category, Record, Unreadable, assign_labels
+from spinenet_jax.data.batch import BOXES, Category, Record, Unreadable, assign_labels
 from spinenet_jax.data.coco import ground_truth_of
 from spinenet_jax.data.decode import BadImageError, stored_size
 from spinenet_jax.errors import UserError
@@ -35,6 +35,8 @@ class TfdsSource:
     else 1..K in the order of TFDS labels. Images are numbered by their position where the data set
     has no `image/id`.
     """
+
+    provides = BOXES
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class TfdsSource:
         size = stored_size(example['image'])
         boxes, labels, crowd = _objects(example['objects'], size)
         good = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+        good &= self._known(labels)
         return Record(
             image=example['image'],
             image_id=int(example.get('image/id', index)),
@@ -107,7 +110,8 @@ class TfdsSource:
             images.append({'id': image_id, 'height': h, 'width': w})
             boxes, labels, crowd = _objects(example['objects'], (h, w))
             areas = example['objects'].get('area')
-            for n, (y, x, y2, x2) in enumerate(boxes.tolist()):
+            for n in np.flatnonzero(self._known(labels)).tolist():
+                y, x, y2, x2 = boxes[n].tolist()
                 rows.append(
                     {
                         'id': len(rows) + 1,
@@ -120,6 +124,10 @@ class TfdsSource:
                 )
         categories = [{'id': c.id, 'name': c.name} for c in self.categories]
         return {'images': images, 'annotations': rows, 'categories': categories}
+
+    def _known(self, labels: np.ndarray) -> np.ndarray:
+        """bool[n]: whether a TFDS label names a class; TFDS writes -1 for one that is secret."""
+        return (labels >= 0) & (labels < len(self._labels))
 
     def _examples(self) -> Iterator[dict[str, Any]]:
         """All examples in order."""

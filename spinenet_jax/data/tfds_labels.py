@@ -1,4 +1,4 @@
-"""How is a prepared TFDS classification data set read by position, without TensorFlow?
+"""Reads a prepared TFDS classification data set by position, without TensorFlow.
 
 `imagenet2012`, `i_naturalist2017` and any data set with the features image and label, prepared as
 ArrayRecord:
@@ -8,7 +8,7 @@ ArrayRecord:
 Preparing needs TensorFlow, reading does not. Finding and opening are tfds.py's.
 """
 
-from spinenet_jax.data.batch import Category, LabelRecord, Unreadable, assign_labels
+from spinenet_jax.data.batch import LABEL, Category, Record, Unreadable, assign_labels
 from spinenet_jax.data.tfds import open_split, prepared_directory
 from spinenet_jax.errors import UserError
 
@@ -17,8 +17,12 @@ class TfdsLabels:
     """A split of a TFDS classification data set, see `batch.Source`.
 
     TFDS's label k, from 0, is label k + 1 here: 0 is background. A label that the data set keeps
-    secret (TFDS writes -1, as in the test split of `i_naturalist2017`) stays -1.
+    secret (TFDS writes -1, as in the test split of `i_naturalist2017`) stays -1; such an image is
+    neither trained on nor scored.
     """
+
+    provides = LABEL
+    ground_truth = None  # there are no boxes
 
     def __init__(self, name: str, split: str, data_dir: str = '', num_classes: int = 0):
         """Opens the data set; UserError where it is not there or not readable by position.
@@ -43,10 +47,10 @@ class TfdsLabels:
     def __len__(self) -> int:
         return len(self._data)
 
-    def __getitem__(self, index: int) -> LabelRecord:
+    def __getitem__(self, index: int) -> Record:
         example = self._data[index]
         label = int(example['label'])
-        return LabelRecord(
+        return Record(
             image=example['image'],
             image_id=index,
             size=None,

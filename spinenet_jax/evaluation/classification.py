@@ -1,9 +1,10 @@
-"""From a classifier's rows to top-1 and top-5: the evaluator of the classification task."""
+"""Scores a classifier's rows: top-1 and top-5 accuracy."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+
+from spinenet_jax.data.batch import Source
 
 TOP = (1, 5)
 
@@ -17,7 +18,7 @@ class ClassificationEvaluator:
 
     detections = None  # there are no boxes
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Source):
         """`source` gives its length and its `categories`."""
         self._names = {c.label: c.name for c in source.categories}
         self._count = len(source)

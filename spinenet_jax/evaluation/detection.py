@@ -1,13 +1,11 @@
-"""From a detector's padded rows to COCO numbers: the evaluator of the detection task.
-
-Maps boxes from the network's input back to each original image and hands them to `coco`.
-"""
+"""Scores a detector's rows with COCO's metrics, in pixels of each original image."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from spinenet_jax.data.batch import Source
 from spinenet_jax.evaluation.coco import CocoEvaluator
 
 
@@ -17,7 +15,7 @@ class DetectionEvaluator:
     Every image of the ground truth counts: one that could not be found or read has missed all.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Source):
         """`source` gives `image_ids`, `categories` and `ground_truth` (None: not annotated)."""
         self._image_ids = np.asarray(source.image_ids)
         self._coco = CocoEvaluator(source.ground_truth, source.categories, whole_split=True)
@@ -46,7 +44,7 @@ class DetectionEvaluator:
 
     @property
     def detections(self) -> list[dict[str, Any]]:
-        """All detections as COCO's results format wants them."""
+        """All detections in COCO's results format, not rounded: see `coco.rounded`."""
         return self._coco.detections
 
 

@@ -1,19 +1,23 @@
-"""What does a person, or a later program, get to see of an evaluation?
+"""Prints and writes the results of an evaluation.
 
 A table to read, the files results.json and detections.json, and a comparison with numbers that a
 config expects. Computing the numbers is left to the other files of this package.
 """
 
-import json
+import re
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any
 
 from etils import epath
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.coco import rounded
 from spinenet_jax.evaluation.runner import EvaluationResult
+from spinenet_jax.files import DamagedFileError, absolute, read_json, write_json
 
 LONGEST_CLASS_TABLE = 100
+RESULTS, DETECTIONS = 'results.json', 'detections.json'
 
 
 def table(result: EvaluationResult) -> str:
@@ -35,7 +39,9 @@ def table(result: EvaluationResult) -> str:
 
 
 def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping[str, Any]) -> None:
-    """Writes detections.json where the task has boxes, and results.json where there are metrics.
+    """Writes detections.json where the task has boxes, then results.json where there are metrics.
+
+    Each appears whole or not at all, so results.json says that detections.json is there.
 
     Args:
       folder: made if it is missing.
@@ -46,11 +52,38 @@ def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if result.detections is not None:
-        (folder / 'detections.json').write_text(json.dumps(result.detections))
+        write_json(folder / DETECTIONS, [*map(rounded, result.detections)])
     if result.metrics:
         counts = {'images': result.images, 'skipped': result.skipped}
         results = {**result.metrics, **facts, **counts, 'per_class': result.per_class}
-        (folder / 'results.json').write_text(json.dumps(results, indent=2) + '\n')
+        write_json(folder / RESULTS, results, indent=2)
+
+
+def folder_of(workdir: str | PathLike, split: str) -> epath.Path:
+    """Where an evaluation of a workdir puts its files.
+
+    split: '' for the run's own, whose files stand in the workdir itself.
+    """
+    if not split:
+        return absolute(workdir)
+    return absolute(workdir) / f'eval-{re.sub("[^A-Za-z0-9_.+-]", "_", split)}'
+
+
+def problem(folder: epath.PathLike) -> str:
+    """What is missing or damaged of the files that `write_files` left in a folder, '' if nothing.
+
+    Only for an evaluation that had metrics.
+    """
+    folder = epath.Path(folder)
+    try:
+        results = read_json(folder / RESULTS)
+        if not isinstance(results, dict):
+            return f'{folder / RESULTS} is missing'
+        if 'AP' in results and read_json(folder / DETECTIONS) is None:
+            return f'{folder / DETECTIONS} is missing'
+    except DamagedFileError as error:
+        return str(error)
+    return ''
 
 
 def mismatches(metrics: Mapping[str, float], expected: Mapping[str, Sequence[float]]) -> list[str]:

@@ -1,15 +1,15 @@
-"""From a config's `model` part to a Flax module: the only file of `models` that reads it."""
+"""Builds models from a config's `model` part, which no other file of `models` reads."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.lowering.policy import PLAIN, Policy
 from spinenet_jax.models import graph as graphs
 from spinenet_jax.models.classifier import Classifier, TopMap
 from spinenet_jax.models.fpn import ResNetFPN
-from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.layers import Layers
 from spinenet_jax.models.resnet import DEPTHS, ResNet
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
@@ -25,12 +25,7 @@ def _choose(table: dict, key: object, what: str) -> object:
     return table[key]
 
 
-def platform_of(device: jax.Device) -> str:
-    """The `Layers.platform` of a device: 'cpu', 'gpu', 'tpu_v3' for TPU v2 and v3, or 'tpu'."""
-    return 'tpu_v3' if device.device_kind in ('TPU v2', 'TPU v3') else device.platform
-
-
-def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: str = '') -> Layers:
+def build_layers(config: ConfigDict, *, axis_name: str | None, policy: Policy = PLAIN) -> Layers:
     """The convolutions and norms that `config` (a config's `model` part) asks for."""
     layers = Layers(
         activation=config.activation,
@@ -39,7 +34,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
-        platform=platform or platform_of(jax.devices()[0]),
+        policy=policy,
     )
     layers.check()
     return layers
@@ -48,7 +43,7 @@ def build_layers(config: ConfigDict, axis_name: str | None = 'batch', platform: 
 def build_backbone(
     config: ConfigDict, layers: Layers, task: str = 'detection', remat: bool = False
 ) -> nn.Module:
-    """The backbone alone: f[B,H,W,3] to {level: f[B,h,w,endpoint_channels]}.
+    """The backbone alone: f[B,H,W,3] to {level: map [B,h,w,endpoint_channels]}.
 
     For 'classification', a ResNet gives its last map instead of a feature pyramid.
 
@@ -70,7 +65,7 @@ def build_backbone(
         return ResNetFPN(resnet, layers, channels=config.endpoint_channels, levels=levels)
     _choose({'spinenet': None, 'resnet_fpn': None}, config.backbone, 'backbone')
     _choose({'chain': None, 'single': None}, config.pooling, 'pooling')
-    graph = _choose(graphs.GRAPHS, config.graph, 'graph')
+    graph = graphs.load(config.graph)
     graphs.validate(graph, *levels)
     return SpineNet(
         graph,
@@ -87,25 +82,26 @@ def build_backbone(
 
 def build_model(
     config: ConfigDict,
-    axis_name: str | None = 'batch',
-    task: str = 'detection',
-    platform: str = '',
+    *,
+    task: str,
+    axis_name: str | None,
+    policy: Policy = PLAIN,
     remat: bool = False,
 ) -> nn.Module:
     """The detector or classifier of `config`, a config's `model` part.
 
     Args:
       config: see `configs/common.py`.
-      axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
       task: 'detection' or 'classification'.
-      platform: for which the arithmetic is formulated, as `platform_of` says it of a device; '' is
-        where JAX runs.
+      axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
+      policy: how to compute what the model says, `policy_of` the device it will run on. The default
+        leaves all to XLA: for analysis and export, and right, if slower, everywhere.
       remat: recompute blocks in the backward pass: less memory, more time.
 
     Raises:
       UserError: one line that names the key, its value and what may stand there.
     """
-    layers = build_layers(config, axis_name, platform)
+    layers = build_layers(config, axis_name=axis_name, policy=policy)
     backbone = build_backbone(config, layers, task, remat)
     if task == 'classification':
         return Classifier(backbone, config.num_classes)

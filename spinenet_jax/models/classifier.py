@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.initialisers import Normal
 from spinenet_jax.models.resnet import ResNet
 from spinenet_jax.ops import resample
 
-HEAD_INIT = nn.initializers.normal(0.01)
+HEAD_INIT = Normal(0.01)
 
 
 class Classifier(nn.Module):
@@ -29,7 +31,8 @@ class Classifier(nn.Module):
           images: any size from 1 pixel up; published results are at 224.
           train: whether batch norm uses (and updates) the batch's statistics.
         """
-        features = aggregate(self.backbone(images, train=train))
+        pyramid = self.backbone(images, train=train)
+        features = aggregate({level: x.whole() for level, x in pyramid.items()})
         pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=HEAD_INIT, name='head')(pooled)
 
@@ -63,7 +66,7 @@ class TopMap(nn.Module):
 
     resnet: ResNet
 
-    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, FeatureMap]:
         """f[B,H,W,3] to {5: C5}."""
         maps = self.resnet(images, train=train)
         return {max(maps): maps[max(maps)]}

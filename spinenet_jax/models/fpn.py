@@ -3,7 +3,8 @@
 import jax
 from flax import linen as nn
 
-from spinenet_jax.models.norm import Layers
+from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.layers import Conv, Layers
 from spinenet_jax.models.resnet import ResNet
 from spinenet_jax.ops import resample
 
@@ -24,8 +25,8 @@ class ResNetFPN(nn.Module):
     levels: tuple[int, int] = (3, 7)
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
-        """f[B,H,W,3] to {level: f[B,ceil(H/2^l),ceil(W/2^l),channels]}."""
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, FeatureMap]:
+        """f[B,H,W,3] to {level: [B,ceil(H/2^l),ceil(W/2^l),channels]}."""
         lowest, highest = self.levels
         maps = self.resnet(images, train=train)
         top = max(maps)
@@ -33,7 +34,8 @@ class ResNetFPN(nn.Module):
         for level in range(top, lowest - 1, -1):
             lateral = self._conv(f'lateral{level}', 1)(maps[level])
             if level < top:
-                lateral = lateral + resample.nearest(merged[level + 1], lateral.shape[1:3])
+                above = resample.nearest(merged[level + 1].whole(), lateral.size)
+                lateral = lateral + self.layers.feature_map(above, level)
             merged[level] = lateral
         pyramid = {level: self._conv(f'output{level}', 3)(x) for level, x in merged.items()}
         for level in range(top + 1, highest + 1):
@@ -45,5 +47,5 @@ class ResNetFPN(nn.Module):
             for level in range(lowest, highest + 1)
         }
 
-    def _conv(self, name: str, kernel: int, stride: int = 1) -> nn.Conv:
+    def _conv(self, name: str, kernel: int, stride: int = 1) -> Conv:
         return self.layers.conv(self.channels, kernel, stride, name=name, use_bias=True)

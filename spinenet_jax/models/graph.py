@@ -1,17 +1,21 @@
-"""Which blocks a scale-permuted backbone has, and how they are wired: the architecture as data.
+"""Graphs of scale-permuted backbones as data: blocks, levels and parents, by name, text or file.
 
-The walker that builds a graph is `spinenet.py`; the search, the weight conversion and the drawings
-read the same tables.
+`spinenet.py` builds the network of a graph; the weight conversion and the drawings read the same
+tables.
 """
 
+import json
+import os
+import re
 from typing import NamedTuple
 
 from spinenet_jax.errors import UserError
 
-STEM_BLOCKS = 2  # both at level 2, indices 0 and 1; permuted block number i has index i + 2
 BASE_FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
 KINDS = ('bottleneck', 'residual')
 EXPANSION = {'bottleneck': 4, 'residual': 1}
+STEM = (2, 2)  # levels of the stem's blocks in SpineNet and R0-SP53: indices 0 and 1
+STEM_BLOCKS = len(STEM)
 
 
 class Block(NamedTuple):
@@ -24,25 +28,34 @@ class Block(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """A scale-permuted network: its blocks in the order in which they are computed."""
+    """A scale-permuted network: its blocks in the order in which they are computed.
+
+    Attributes:
+      name: for messages and drawings.
+      blocks: the permuted blocks; number i among them is node i + len(stem).
+      stem: levels of the hand-made bottleneck blocks that come first, each fed by the one before
+        it, the first by the 7x7 convolution. They are nodes 0, 1, ... and candidate parents. A
+        level that is one coarser than the one before halves the map, as a stage of ResNet does.
+    """
 
     name: str
     blocks: tuple[Block, ...]
+    stem: tuple[int, ...] = STEM
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Levels of all nodes, the two stem blocks first."""
-        return (2,) * STEM_BLOCKS + tuple(block.level for block in self.blocks)
+        """Levels of all nodes, those of the stem first."""
+        return self.stem + tuple(block.level for block in self.blocks)
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of all nodes, the two stem blocks first."""
-        return ('bottleneck',) * STEM_BLOCKS + tuple(block.kind for block in self.blocks)
+        """Kinds of all nodes, those of the stem first."""
+        return ('bottleneck',) * len(self.stem) + tuple(block.kind for block in self.blocks)
 
     @property
     def outputs(self) -> dict[int, int]:
         """Index of the output block of each output level, in order of level."""
-        pairs = ((b.level, i) for i, b in enumerate(self.blocks, STEM_BLOCKS) if b.is_output)
+        pairs = ((b.level, i) for i, b in enumerate(self.blocks, len(self.stem)) if b.is_output)
         return dict(sorted(pairs))
 
     @property
@@ -50,13 +63,15 @@ class Graph(NamedTuple):
         """Blocks that nothing takes as a parent, by the output block they are added to.
 
         The paper adds such a block, as it is, to the output block of its level (SpineNet-49:
-        block 11 to block 14).
+        block 11 to block 14). The last block of the stem is one of them.
         """
         used = {parent for block in self.blocks for parent in block.parents}
+        used |= set(range(len(self.stem) - 1))
+        outputs, levels = self.outputs, self.levels
         merged: dict[int, tuple[int, ...]] = {}
-        for index, block in enumerate(self.blocks, STEM_BLOCKS):
-            target = self.outputs.get(block.level)
-            if index not in used and not block.is_output and target is not None:
+        for index, level in enumerate(levels):
+            target = outputs.get(level)
+            if index not in used and target is not None and index not in outputs.values():
                 merged[target] = (*merged.get(target, ()), index)
         return merged
 
@@ -86,32 +101,99 @@ def filters(level: int, width: float) -> int:
     return int(BASE_FILTERS[level] * width)
 
 
-def _blocks(text: str) -> tuple[Block, ...]:
-    """Read '2B 0,1 | 3B 4,10 out | ...': level, kind by its first letter, parents, output mark."""
-    kinds = {kind[0].upper(): kind for kind in KINDS}
-    rows = (row.split() for row in text.split('|'))
-    return tuple(
-        Block(int(head[0]), kinds[head[1]], tuple(map(int, parents.split(','))), bool(out))
-        for head, parents, *out in rows
-    )
+_ENTRY = re.compile(r'(\d)([A-Z]) (\d+(?:,\d+)*)( out)?')
+_LETTERS = {kind[0].upper(): kind for kind in KINDS}
+
+
+def from_text(text: str, name: str = 'given as text') -> Graph:
+    """The graph of '2B 0,1 | 4R 0,1 | ... | 3B 4,10 out | ...'.
+
+    An entry is a block: its level, B for bottleneck or R for residual, its parents, and 'out' where
+    it is an output. A stem other than two blocks at level 2 comes first: 'stem 2,2,3,3 | ...'.
+
+    Raises:
+      UserError: an entry that does not read like that.
+    """
+    entries = [' '.join(entry.split()) for entry in text.split('|')]
+    stem = STEM
+    if re.fullmatch(r'stem \d(,\d)*', entries[0]):
+        stem = tuple(map(int, entries.pop(0).removeprefix('stem ').split(',')))
+    blocks = []
+    for entry in entries:
+        match = _ENTRY.fullmatch(entry)
+        if match is None or match[2] not in _LETTERS:
+            raise UserError(
+                f"graph {text[:60]!r}: entry {entry!r} must read like '4R 0,1' or '3B 4,10 out'"
+            )
+        parents = tuple(map(int, match[3].split(',')))
+        blocks.append(Block(int(match[1]), _LETTERS[match[2]], parents, bool(match[4])))
+    return Graph(name, tuple(blocks), stem)
+
+
+def to_text(graph: Graph) -> str:
+    """The text that `from_text` reads; equal for graphs that differ in nothing but their name."""
+    entries = [
+        f'{block.level}{block.kind[0].upper()} {",".join(map(str, block.parents))}'
+        + (' out' if block.is_output else '')
+        for block in graph.blocks
+    ]
+    if graph.stem != STEM:
+        entries.insert(0, f'stem {",".join(map(str, graph.stem))}')
+    return ' | '.join(entries)
 
 
 GRAPHS = {
-    'spinenet49': Graph(
-        'spinenet49',
-        _blocks(
-            '2B 0,1 | 4R 0,1 | 3B 2,3 | 4B 2,4 | 6R 3,5 | 4B 3,5 | 5R 6,7 | 7R 6,8 | 5B 8,9 | '
-            '5B 8,10 | 4B 5,10 out | 3B 4,10 out | 5B 7,12 out | 7B 5,14 out | 6B 12,14 out'
-        ),
-    ),
-    'r0_sp53': Graph(
-        'r0_sp53',
-        _blocks(
-            '2B 0,1 | 3B 0,1 | 3B 2,3 | 4B 2,4 | 4B 3,5 | 3B 5,6 | 5B 4,7 | 4B 4,8 | 4B 8,9 | '
-            '4B 8,10 | 3B 4,10 out | 4B 6,7 out | 5B 8,13 out | 7B 6,9 out | 6B 7,9 out'
-        ),
-    ),
+    name: from_text(text, name)
+    for name, text in {
+        'spinenet49': '2B 0,1 | 4R 0,1 | 3B 2,3 | 4B 2,4 | 6R 3,5 | 4B 3,5 | 5R 6,7 | 7R 6,8 | '
+        '5B 8,9 | 5B 8,10 | 4B 5,10 out | 3B 4,10 out | 5B 7,12 out | 7B 5,14 out | 6B 12,14 out',
+        'r0_sp53': '2B 0,1 | 3B 0,1 | 3B 2,3 | 4B 2,4 | 4B 3,5 | 3B 5,6 | 5B 4,7 | 4B 4,8 | '
+        '4B 8,9 | 4B 8,10 | 3B 4,10 out | 4B 6,7 out | 5B 8,13 out | 7B 6,9 out | 6B 7,9 out',
+    }.items()
 }
+
+
+def load(source: str) -> Graph:
+    """A graph by its name in `GRAPHS`, from its text, or from a JSON file (`to_json`).
+
+    The result is not validated.
+
+    Raises:
+      UserError: no such name or file, or one that cannot be read.
+    """
+    if source in GRAPHS:
+        return GRAPHS[source]
+    if source.endswith('.json'):
+        return _load_file(source)
+    if '|' in source or re.match(r'\dB|\dR', source):
+        return from_text(source)
+    raise UserError(
+        f'model.graph={source!r}: choose one of {", ".join(GRAPHS)}, a path that ends in .json, or '
+        "give the blocks as text, '2B 0,1 | 4R 0,1 | ...'"
+    )
+
+
+def resolve(source: str) -> str:
+    """What stands for `load(source)` without the file it came from: a name, or the text."""
+    return source if source in GRAPHS else to_text(load(source))
+
+
+def _load_file(path: str) -> Graph:
+    from etils import epath
+
+    try:
+        content = json.loads(epath.Path(path).expanduser().read_text())
+        text = content['graph']
+    except OSError as error:
+        raise UserError(f'graph {path}: {error.strerror or error}') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: no JSON object with the text of a graph as 'graph'") from error
+    return from_text(text, content.get('name') or os.path.basename(path).removesuffix('.json'))
+
+
+def to_json(graph: Graph, facts: dict[str, object] | None = None) -> str:
+    """The content of a graph file: its name, its text, and any other facts about it."""
+    return json.dumps({'name': graph.name, 'graph': to_text(graph), **(facts or {})}, indent=1)
 
 
 def validate(graph: Graph, min_level: int = 3, max_level: int = 7) -> None:
@@ -120,8 +202,9 @@ def validate(graph: Graph, min_level: int = 3, max_level: int = 7) -> None:
     Raises:
       UserError: one line that names the block (index as in `Block.parents`) and the reason.
     """
+    _validate_stem(graph)
     outputs: dict[int, int] = {}
-    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+    for index, block in enumerate(graph.blocks, len(graph.stem)):
         where = f'graph {graph.name!r}, block {index} (level {block.level})'
         if block.kind not in KINDS:
             raise UserError(f'{where}: kind {block.kind!r} is none of {", ".join(KINDS)}')
@@ -139,21 +222,37 @@ def validate(graph: Graph, min_level: int = 3, max_level: int = 7) -> None:
     _validate_outputs(graph, min_level, max_level)
 
 
+def _validate_stem(graph: Graph) -> None:
+    """The stem begins at level 2 and is never finer, nor two levels coarser, than before."""
+    before = 2
+    for index, level in enumerate(graph.stem):
+        if level not in (before, before + (index > 0)) or level not in BASE_FILTERS:
+            raise UserError(
+                f'graph {graph.name!r}, stem block {index}: level {level} cannot follow level '
+                f'{before}; a stem begins at level 2 and goes one level at a time'
+            )
+        before = level
+    if not graph.stem:
+        raise UserError(f'graph {graph.name!r}: the stem is empty, it needs a block at level 2')
+
+
 def _validate_outputs(graph: Graph, min_level: int, max_level: int) -> None:
     """Every wanted level has its output, and every block reaches one."""
+    outputs, levels = graph.outputs, graph.levels
     for level in range(min_level, max_level + 1):
-        if level not in graph.outputs:
+        if level not in outputs:
             raise UserError(f'graph {graph.name!r}: no output block at level {level}')
-    reaching = {graph.outputs[level] for level in range(min_level, max_level + 1)}
+    reaching = {outputs[level] for level in range(min_level, max_level + 1)}
     merged = {source: target for target, sources in graph.merges.items() for source in sources}
-    for index in reversed(range(STEM_BLOCKS, STEM_BLOCKS + len(graph.blocks))):
-        where = f'graph {graph.name!r}, block {index} (level {graph.levels[index]})'
+    for index in reversed(range(len(graph.stem) - 1, len(levels))):
+        where = f'graph {graph.name!r}, block {index} (level {levels[index]})'
         if index in merged:
             _validate_merge(graph, index, merged[index], where)
             reaching.add(index)
         if index not in reaching:
             raise UserError(f'{where}: no output depends on it')
-        reaching.update(graph.blocks[index - STEM_BLOCKS].parents)
+        if index >= len(graph.stem):
+            reaching.update(graph.blocks[index - len(graph.stem)].parents)
 
 
 def _validate_merge(graph: Graph, source: int, target: int, where: str) -> None:

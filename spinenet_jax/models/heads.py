@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from spinenet_jax.models.norm import Layers
-from spinenet_jax.ops import strips
+from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.initialisers import Normal
+from spinenet_jax.models.layers import Layers
 
-TOWER_INIT = nn.initializers.normal(0.01)
-PREDICTOR_INIT = nn.initializers.normal(1e-5)
+TOWER_INIT = Normal(0.01)
+PREDICTOR_INIT = Normal(1e-5)
 PRIOR_BIAS = -math.log(99.0)  # a class probability of 0.01 at the start
 
 
@@ -33,13 +34,9 @@ class PredictionHead(nn.Module):
     bias: float = 0.0
 
     @nn.compact
-    def __call__(self, pyramid: dict[int, jax.Array], *, train: bool) -> list[jax.Array]:
-        """{level: f[B,h,w,C]} to a list over levels, lowest first, of f32[B,h,w,outputs]."""
-        images = len(next(iter(pyramid.values())))
-        cut = {
-            level: self.layers.strips_at(level, images, x.shape[2]) for level, x in pyramid.items()
-        }
-        layers = self.layers._replace(images=images if max(cut.values()) > 1 else 0)
+    def __call__(self, pyramid: dict[int, FeatureMap], *, train: bool) -> list[jax.Array]:
+        """{level: [B,h,w,C]} to a list over levels, lowest first, of f32[B,h,w,outputs]."""
+        layers = self.layers
         tower = [
             layers.conv(self.channels, 3, name=f'conv{j}', use_bias=True, kernel_init=TOWER_INIT)
             for j in range(self.convs)
@@ -54,9 +51,8 @@ class PredictionHead(nn.Module):
         )
         maps = []
         for level, x in sorted(pyramid.items()):
-            x = strips.split(x, cut[level])
+            x = x.settled()
             for j, conv in enumerate(tower):
-                x = layers.norm(train, name=f'norm{j}_{level}')(conv(x))
-                x = layers.act(x)
-            maps.append(strips.join(predict(x), cut[level]).astype(jnp.float32))
+                x = layers.act(layers.norm(train, name=f'norm{j}_{level}')(conv(x)))
+            maps.append(predict(x).whole().astype(jnp.float32))
         return maps

@@ -3,11 +3,11 @@
 import jax
 from flax import linen as nn
 
+from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.blocks import maybe_remat
-from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.layers import Layers
 from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
 from spinenet_jax.models.stem import stem
-from spinenet_jax.ops import strips
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 STAGE_FILTERS = (64, 128, 256, 512)
@@ -34,9 +34,9 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, FeatureMap]:
         """f[B,H,W,3] to {2: C2, 3: C3, 4: C4, 5: C5}; C_l is [B,ceil(H/2^l),ceil(W/2^l),*]."""
-        x, count = stem(self.layers, images, train)
+        x = stem(self.layers, images, train)
         block = maybe_remat(self.remat)
         maps, done, total = {}, 0, sum(DEPTHS[self.depth])
         for stage, repeats in enumerate(DEPTHS[self.depth]):
@@ -46,24 +46,13 @@ class ResNet(nn.Module):
                 x = block(
                     kind='bottleneck',
                     filters=int(STAGE_FILTERS[stage] * self.width),
-                    layers=self.layers._replace(strips=count),
+                    layers=self.layers,
                     stride=2 if repeat == 0 and stage > 0 else 1,
                     project=repeat == 0,
                     drop_rate=self.stochastic_depth * done / total,
                     keep_prob=self.dropblock_keep_prob if stage >= 2 else 1.0,
                     drop_size=self.dropblock_size,
                     name=f'stage{level}_{repeat}',
-                )(x, train)
-                if repeat == 0 and stage > 0:
-                    x, count = self._cut_again(x, count, level, len(images))
-            maps[level] = strips.join(x, count)
+                )(x, train).settled()
+            maps[level] = self.layers.feature_map(x.whole(), level)
         return maps
-
-    def _cut_again(
-        self, x: jax.Array, count: int, level: int, images: int
-    ) -> tuple[jax.Array, int]:
-        """Maps in as many strips as those of `level` should be, and that number."""
-        wanted = self.layers.strips_at(level, images, count * x.shape[2])
-        if wanted != count:
-            x = strips.split(strips.join(x, count), wanted)
-        return x, wanted

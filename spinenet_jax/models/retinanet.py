@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 
 from spinenet_jax.models.heads import PRIOR_BIAS, PredictionHead
-from spinenet_jax.models.norm import Layers
+from spinenet_jax.models.layers import Layers
 
 
 class RetinaNet(nn.Module):

@@ -1,19 +1,17 @@
-"""The walker: builds the scale-permuted backbone that a graph describes (paper, section 3).
+"""Scale-permuted networks: builds the backbone that a graph describes (SpineNet paper, section 3).
 
 The graph itself is data (`graph.py`); this file turns it into feature maps P3 to P7.
 """
 
-from collections.abc import Callable
-
 import jax
 from flax import linen as nn
 
+from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.blocks import maybe_remat
-from spinenet_jax.models.graph import EXPANSION, STEM_BLOCKS, Graph, filters
-from spinenet_jax.models.norm import Layers
-from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
+from spinenet_jax.models.graph import EXPANSION, Graph, filters
+from spinenet_jax.models.layers import Layers
 from spinenet_jax.models.stem import stem
-from spinenet_jax.ops import resample, strips
+from spinenet_jax.ops.resample import level_size
 
 
 class Resample(nn.Module):
@@ -25,48 +23,52 @@ class Resample(nn.Module):
     Attributes:
       middle: channels between the two 1x1 convolutions.
       channels: channels out.
-      halvings: target level minus parent level; negative up-samples.
+      level: of the block it feeds.
       layers: makes convolutions and norms.
-      strips_in, strips_out: into how many strips the parent's and the target's maps are cut.
       pooling: 'chain' of 3x3 max-pools, or the 'single' max-pool of the TF1 original.
     """
 
     middle: int
     channels: int
-    halvings: int
+    level: int
     layers: Layers
     pooling: str = 'chain'
-    strips_in: int = 1
-    strips_out: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, size: tuple[int, int], *, train: bool) -> jax.Array:
-        """[B,H,W,C] to [B,*size,channels]; `size` is that of whole maps."""
-        layers = self.layers._replace(strips=self.strips_in)
-        old_width = x.shape[2] * self.strips_in
+    def __call__(self, x: FeatureMap, size: tuple[int, int], *, train: bool) -> FeatureMap:
+        """[B,H,W,C] to [B,*size,channels]."""
+        layers, halvings, width = self.layers, self.level - x.level, x.size[1]
         x = layers.conv(self.middle, 1, name='conv_in')(x)
         x = layers.act(layers.norm(train, name='norm_in')(x))
-        if self.halvings > 0:
+        if halvings > 0:
             x = layers.conv(self.middle, 3, 2, name='conv_down')(x)
             x = layers.act(layers.norm(train, name='norm_down')(x))
-        whole = size[1] % old_width == 0 if self.halvings < 0 else self.halvings == 1
-        if whole and self.strips_in == self.strips_out:  # no strip needs its neighbours
-            x = resample.nearest(x, (size[0], size[1] // self.strips_out))
-        elif self.halvings != 0:
-            x = self._resize(strips.join(x, self.strips_in), old_width, size)
-            x = strips.split(x, self.strips_out)
-        layers = self.layers._replace(strips=self.strips_out)
+            for window, stride in pools(self.pooling, halvings, width, size[1]):
+                x = layers.max_pool(x, window, stride)
+        x = layers.resize(x, size, self.level)  # where the sizes are right, this does nothing
         x = layers.conv(self.channels, 1, name='conv_out')(x)
         return layers.norm(train, name='norm_out')(x)
 
-    def _resize(self, x: jax.Array, old_width: int, size: tuple[int, int]) -> jax.Array:
-        """What convolutions leave to max-pools and nearest neighbours."""
-        slices = self.layers.platform == 'cpu'
-        if self.halvings > 0 and self.pooling == 'single':
-            x = resample.single_pool(x, old_width, size[1], slices)
-        elif self.halvings > 0:
-            x = resample.chain_pools(x, self.halvings - 1, slices)
-        return resample.nearest(x, size)
+
+def pools(pooling: str, halvings: int, old_width: int, new_width: int) -> list[tuple[int, int]]:
+    """(window, stride) of the max-pools after the convolution of stride 2, first to last.
+
+    'chain' has a 3x3 pool of stride 2 for every halving that is left (the Model Garden's flavour).
+    'single' has at most one, as the TF1 original: its stride is half the ratio of the widths (2
+    where that ratio is not whole), its window 3, or 5 for ratios above 4; ratios up to 2 need none.
+    What is still missing is left to nearest-neighbour resizing.
+
+    Args:
+      pooling: 'chain' or 'single'.
+      halvings: levels from the parent to the block it feeds, at least 1.
+      old_width, new_width: of the two maps.
+    """
+    if pooling == 'chain':
+        return [(3, 2)] * (halvings - 1)
+    if old_width // new_width <= 2:
+        return []
+    stride = old_width // new_width // 2 if old_width % new_width == 0 else 2
+    return [(3 if old_width <= 4 * new_width else 5, stride)]
 
 
 class SpineNet(nn.Module):
@@ -100,87 +102,74 @@ class SpineNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, jax.Array]:
-        """f[B,H,W,3] normalised images to {level: f[B,ceil(H/2^l),ceil(W/2^l),endpoint_channels]}.
+    def __call__(self, images: jax.Array, *, train: bool) -> dict[int, FeatureMap]:
+        """f[B,H,W,3] normalised images to {level: [B,ceil(H/2^l),ceil(W/2^l),endpoint_channels]}.
 
         Any H and W from 1 pixel up; sizes that are multiples of 2**7 need no fractional resize.
         """
-        x, count = stem(self.layers, images, train)
-        cut = self._cut(images.shape) | {STEM_LEVEL: count}
-        nodes = []
-        for index in range(STEM_BLOCKS):
-            group = self._group(f'stem_block{index}', 'bottleneck', STEM_LEVEL, 0.0, count)
-            nodes.append(group(nodes[-1] if nodes else x, train))
-        merges = self.graph.merges
-        for index, block in enumerate(self.graph.blocks, STEM_BLOCKS):
-            size = resample.level_size(images.shape[1:3], block.level)
+        graph, merges = self.graph, self.graph.merges
+        x = stem(self.layers, images, train)
+        nodes: list[FeatureMap] = []
+        for index, level in enumerate(graph.stem):
+            x = self._group(f'stem_block{index}', 'bottleneck', level, 0.0, x, train)
+            nodes.append(x)
+        for number, block in enumerate(graph.blocks, 1):
+            index = len(nodes)
+            size = level_size(images.shape[1:3], block.level)
             terms = [
-                self._resample(index, position, parent, cut)(nodes[parent], size, train=train)
+                self._resample(index, position, parent)(nodes[parent], size, train=train)
                 for position, parent in enumerate(block.parents)
             ]
             x = sum(terms[1:], terms[0])
             x = self.layers.act(sum((nodes[i] for i in merges.get(index, ())), x))
-            rate = self.stochastic_depth * (index - 1) / len(self.graph.blocks)
-            group = self._group(f'block{index}', block.kind, block.level, rate, cut[block.level])
-            nodes.append(group(x, train))
+            rate = self.stochastic_depth * number / len(graph.blocks)
+            nodes.append(self._group(f'block{index}', block.kind, block.level, rate, x, train))
         return {
-            level: self._endpoint(level, nodes[index], cut[level], train)
-            for level, index in self.graph.outputs.items()
+            level: self._endpoint(nodes[index], train)
+            for level, index in graph.outputs.items()
             if self.levels[0] <= level <= self.levels[1]
         }
 
     def _group(
-        self, name: str, kind: str, level: int, rate: float, count: int
-    ) -> Callable[[jax.Array, bool], jax.Array]:
-        """The copies of one block, on maps in `count` strips.
+        self, name: str, kind: str, level: int, rate: float, x: FeatureMap, train: bool
+    ) -> FeatureMap:
+        """The copies of one block in a row.
 
-        Only the first stem block changes width, and so projects.
+        Only blocks of the stem change the width of their map or halve it, and so project: the first
+        one of all, and the first one of each further level.
         """
         block = maybe_remat(self.remat)
         in_stem = name.startswith('stem')
+        halves = level > x.level
+        for repeat in range(self.block_repeats):
+            x = block(
+                kind=kind,
+                filters=filters(level, self.width),
+                layers=self.layers,
+                stride=2 if halves and repeat == 0 else 1,
+                project=repeat == 0 and (halves or name == 'stem_block0'),
+                drop_rate=rate,
+                keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
+                drop_size=self.dropblock_size,
+                name=f'{name}_{repeat}',
+            )(x, train)
+            x = x.settled() if halves and repeat == 0 else x
+        return x
 
-        def apply(x: jax.Array, train: bool) -> jax.Array:
-            for repeat in range(self.block_repeats):
-                x = block(
-                    kind=kind,
-                    filters=filters(level, self.width),
-                    layers=self.layers._replace(strips=count),
-                    project=name == 'stem_block0' and repeat == 0,
-                    drop_rate=rate,
-                    keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
-                    drop_size=self.dropblock_size,
-                    name=f'{name}_{repeat}',
-                )(x, train)
-            return x
-
-        return apply
-
-    def _resample(self, index: int, position: int, parent: int, cut: dict[int, int]) -> Resample:
-        """The edge from `parent` to block `index`; `cut` has the strips by level."""
-        block = self.graph.blocks[index - STEM_BLOCKS]
-        level = self.graph.levels[parent]
+    def _resample(self, index: int, position: int, parent: int) -> Resample:
+        """The edge from `parent` to block `index`."""
+        block = self.graph.blocks[index - len(self.graph.stem)]
         return Resample(
-            middle=int(filters(level, self.width) * self.resample_alpha),
+            middle=int(filters(self.graph.levels[parent], self.width) * self.resample_alpha),
             channels=filters(block.level, self.width) * EXPANSION[block.kind],
-            halvings=block.level - level,
+            level=block.level,
             layers=self.layers,
             pooling=self.pooling,
-            strips_in=cut[level],
-            strips_out=cut[block.level],
             name=f'resample{index}_{position}',
         )
 
-    def _cut(self, shape: tuple[int, ...]) -> dict[int, int]:
-        """How many strips for each level's maps, images of `shape` [B,H,W,3]."""
-        return {
-            block.level: self.layers.strips_at(
-                block.level, shape[0], resample.level_size(shape[1:3], block.level)[1]
-            )
-            for block in self.graph.blocks
-        }
-
-    def _endpoint(self, level: int, x: jax.Array, count: int, train: bool) -> jax.Array:
-        layers = self.layers._replace(strips=count)
+    def _endpoint(self, x: FeatureMap, train: bool) -> FeatureMap:
+        level, layers = x.level, self.layers
         x = layers.conv(self.endpoint_channels, 1, name=f'endpoint{level}')(x)
         x = layers.act(layers.norm(train, name=f'endpoint_norm{level}')(x))
-        return strips.join(x, count)
+        return layers.feature_map(x.whole(), level)

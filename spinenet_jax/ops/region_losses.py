@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from spinenet_jax.ops import losses
 from spinenet_jax.ops.region_outputs import select_class
 from spinenet_jax.ops.sampling import AnchorSample
 
@@ -50,7 +50,7 @@ def score_loss(
     """
     flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in logits], axis=1)
     flat = flat.astype(jnp.float32)
-    entropy = losses.binary_cross_entropy(flat, sample.positive.astype(jnp.float32))
+    entropy = optax.losses.sigmoid_binary_cross_entropy(flat, sample.positive.astype(jnp.float32))
     count = jnp.asarray(flat.shape[0] * normalisation.anchors, jnp.float32)
     return jnp.sum(jnp.where(sample.sampled, entropy, 0.0)), count
 
@@ -69,7 +69,7 @@ def anchor_box_loss(codes: Sequence[jax.Array], sample: AnchorSample) -> Pair:
         level = level.astype(jnp.float32).reshape(level.shape[0], -1, 4)
         stop = start + level.shape[1]
         matched = sample.matched[:, start:stop]
-        huber = losses.huber(level - sample.codes[:, start:stop], RPN_DELTA)
+        huber = optax.losses.huber_loss(level, sample.codes[:, start:stop], delta=RPN_DELTA)
         sums.append(jnp.sum(jnp.where(matched[..., None], huber, 0.0)))
         counts.append(4.0 * jnp.sum(matched, dtype=jnp.float32))
         start = stop
@@ -82,7 +82,9 @@ def class_loss(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> Pair:
     Args:
       logits: f32[B,R,K]; labels: i32[B,R], 0 for background; valid: bool[B,R].
     """
-    entropy = losses.cross_entropy(logits.astype(jnp.float32), labels)
+    entropy = optax.losses.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    )
     return jnp.sum(jnp.where(valid, entropy, 0.0)), jnp.sum(valid, dtype=jnp.float32)
 
 
@@ -97,7 +99,7 @@ def box_loss(codes: jax.Array, targets: jax.Array, labels: jax.Array, positive: 
     codes = codes.astype(jnp.float32)
     if codes.shape[-1] != 4:
         codes = select_class(codes.reshape(*codes.shape[:-1], -1, 4), labels, axis=-2)
-    huber = losses.huber(codes - targets, BOX_DELTA)
+    huber = optax.losses.huber_loss(codes, targets, delta=BOX_DELTA)
     count = 4.0 * jnp.sum(positive, dtype=jnp.float32)
     return jnp.sum(jnp.where(positive[..., None], huber, 0.0)), count
 
@@ -109,7 +111,7 @@ def mask_loss(logits: jax.Array, targets: jax.Array, valid: jax.Array) -> Pair:
       logits: f32[B,M,m,m] of the target's class; targets: f32[B,M,m,m] in [0, 1], soft values;
       valid: bool[B,M].
     """
-    entropy = losses.binary_cross_entropy(logits.astype(jnp.float32), targets)
+    entropy = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets)
     pixels = logits.shape[-1] * logits.shape[-2]
     count = pixels * jnp.sum(valid, dtype=jnp.float32)
     return jnp.sum(jnp.where(valid[..., None, None], entropy, 0.0)), count

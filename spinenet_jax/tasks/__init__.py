@@ -1,1 +1,1 @@
-"""A task joins a model's outputs with targets, losses and post-processing."""
+"""Tasks: what a model is trained for, from batches and losses to predictions and scores."""

@@ -1,15 +1,22 @@
-"""From a config to a task: the only file of `tasks` that reads config."""
+"""The task of a config and its model: the only place that looks at `config.task`."""
 
+from flax import linen as nn
 from ml_collections import ConfigDict
 
+from spinenet_jax.data.build import box_rows, label_rows
 from spinenet_jax.errors import UserError
+from spinenet_jax.lowering.policy import PLAIN, Policy
+from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.task import Task
 
 
-def build_task(config: ConfigDict) -> DetectionTask | ClassificationTask:
+def build_task(config: ConfigDict) -> Task:
     """The task that `config.task` names.
+
+    `model.num_classes` may still be 0, to be taken from the data, as long as only `rows` are used.
 
     Raises:
       UserError: there is no task of that name, or its settings are out of range.
@@ -21,29 +28,41 @@ def build_task(config: ConfigDict) -> DetectionTask | ClassificationTask:
     raise UserError(f"config.task={config.task!r}: choose one of 'detection', 'classification'")
 
 
+def build_task_model(
+    config: ConfigDict, *, axis_name: str | None, policy: Policy = PLAIN, remat: bool = False
+) -> nn.Module:
+    """The model that `config.task` and `config.model` ask for; see `models.build.build_model`."""
+    return build_model(
+        config.model,
+        axis_name=axis_name,
+        task=config.task,
+        policy=policy,
+        remat=remat,
+    )
+
+
 def _classification(config: ConfigDict) -> ClassificationTask:
     smoothing = config.train.label_smoothing
     if not 0 <= smoothing < 1:
         raise UserError(f'train.label_smoothing={smoothing}: want at least 0 and less than 1')
     return ClassificationTask(
-        image_size=tuple(config.data.image_size),
+        rows=label_rows(config.data),
         num_classes=config.model.num_classes,
         label_smoothing=smoothing,
     )
 
 
 def _detection(config: ConfigDict) -> DetectionTask:
-    model, evaluation = config.model, config.eval
     return DetectionTask(
-        image_size=tuple(config.data.image_size),
-        num_classes=model.num_classes,
-        anchor_size=model.anchor_size,
-        levels=(model.min_level, model.max_level),
+        rows=box_rows(config.data),
+        num_classes=config.model.num_classes,
+        anchor_size=config.model.anchor_size,
+        levels=(config.model.min_level, config.model.max_level),
         rules=Rules(
-            score=evaluation.score_threshold,
-            iou=evaluation.nms_iou,
-            candidates=evaluation.max_candidates,
-            detections=evaluation.max_detections,
+            score=config.eval.score_threshold,
+            iou=config.eval.nms_iou,
+            candidates=config.eval.max_candidates,
+            detections=config.eval.max_detections,
             first_class=1,  # 0 is background
         ),
     )

@@ -1,20 +1,25 @@
-"""RetinaNet's task: from a batch to targets, from outputs to losses, from outputs to detections."""
+"""Object detection with RetinaNet: anchor targets, focal and box losses, detections."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 
+from spinenet_jax.data.batch import Category, Example, Rows, Source
+from spinenet_jax.evaluation.detection import DetectionEvaluator
 from spinenet_jax.ops import losses, nms
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, pyramid_anchors
 from spinenet_jax.ops.images import normalise
 from spinenet_jax.ops.matching import AnchorTargets, match_anchors
+from spinenet_jax.tasks.records import DetectionRecords, Detections, detections_of, draw
+from spinenet_jax.tasks.task import Batch, Scalars
 
 BOX_LOSS_WEIGHT = 50.0
 FOCAL_ALPHA, FOCAL_GAMMA, HUBER_DELTA = 0.25, 1.5, 0.1
-Batch = dict[str, jax.Array]
 Outputs = tuple[list[jax.Array], list[jax.Array]]
 
 
@@ -22,8 +27,10 @@ Outputs = tuple[list[jax.Array], list[jax.Array]]
 class DetectionTask:
     """One-stage detection with anchors (focal-loss paper; constants of both public versions).
 
+    The methods are those of `tasks.task.Task`.
+
     Attributes:
-      image_size: (height, width) of the network's input, pixels.
+      rows: whole images with boxes.
       num_classes: channels of the classifier; channel 0, background, is trained as a class that
         nothing is and never detected.
       anchor_size: side of the smallest square anchor in cells.
@@ -31,23 +38,25 @@ class DetectionTask:
       rules: of post-processing.
     """
 
-    image_size: tuple[int, int]
+    rows: Rows
     num_classes: int
     anchor_size: float
     levels: tuple[int, int]
     rules: nms.Rules
 
-    device_keys_train = ('image', 'content_size', 'boxes', 'labels', 'valid')
-    device_keys_eval = ('image', 'content_size')
+    streams = ('dropout',)
+    main_metric = 'AP'
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input, pixels."""
+        height, width, _ = self.rows.eval.fields['image'].shape
+        return height, width
 
     @property
     def anchors(self) -> jax.Array:
         """f32[A,4] of the whole pyramid."""
         return jnp.asarray(pyramid_anchors(self.image_size, self.anchor_size, self.levels))
-
-    def images(self, batch: Batch) -> jax.Array:
-        """The network's input, f32[B,H,W,3]: normalised, zero where there is only padding."""
-        return normalise(batch['image'], batch['content_size'])
 
     def targets(self, batch: Batch) -> AnchorTargets:
         """Targets of every anchor, `AnchorTargets` with a leading B."""
@@ -57,17 +66,21 @@ class DetectionTask:
         # vector registers (docs/tpu_log.md).
         return jax.lax.map(lambda image: match_anchors(anchors, *image), boxes)
 
-    def counts(self, targets: AnchorTargets) -> dict[str, jax.Array]:
-        """What the sums are divided by, once added up over all devices."""
+    def forward(self, model: nn.Module, batch: Batch, *, train: bool) -> Outputs:
+        """Logits and box codes of every anchor; the input is zero where there is only padding.
+
+        Returns:
+          Lists over levels, f32[B,h,w,9*K] and f32[B,h,w,9*4].
+        """
+        return model(normalise(batch['image'], batch['content_size']), train=train)
+
+    def normalisers(self, outputs: Outputs, targets: AnchorTargets) -> Scalars:
+        """The number of positive anchors."""
+        del outputs
         return {'positives': jnp.sum(targets.positive, dtype=jnp.float32)}
 
-    def sums(self, outputs: Outputs, targets: AnchorTargets) -> dict[str, jax.Array]:
-        """This device's summed losses, f32 scalars.
-
-        Args:
-          outputs: lists over levels, f32[B,h,w,9*K] logits and f32[B,h,w,9*4] box codes.
-          targets: of the same images.
-        """
+    def numerators(self, outputs: Outputs, targets: AnchorTargets) -> Scalars:
+        """Summed class and box losses."""
         totals = {'class': jnp.zeros(()), 'box': jnp.zeros(())}
         start = 0
         for logits, codes in zip(*outputs, strict=True):
@@ -81,27 +94,27 @@ class DetectionTask:
             classes = jnp.tile(jnp.arange(self.num_classes), ANCHORS_PER_CELL)
             one_hot = spread(labels, self.num_classes, self.num_classes) == classes
             focal = losses.focal(logits, one_hot.astype(jnp.float32), FOCAL_ALPHA, FOCAL_GAMMA)
-            huber = losses.huber(codes - goal, HUBER_DELTA)
+            huber = optax.losses.huber_loss(codes, goal, delta=HUBER_DELTA)
             totals['class'] += jnp.sum(focal)
             totals['box'] += jnp.sum(jnp.where(spread(positive, 4, 2) > 0, huber, 0.0))
             start = stop
         return totals
 
-    def loss(self, sums: dict[str, jax.Array], counts: dict[str, jax.Array]) -> dict[str, Any]:
+    def losses(self, numerators: Scalars, normalisers: Scalars) -> Scalars:
         """The total and its parts: class loss a positive anchor, box loss a coordinate, times 50.
 
         One is added to the number of positives, so that a batch without any has a finite loss.
         """
-        normaliser = counts['positives'] + 1.0
-        class_loss = sums['class'] / normaliser
-        box_loss = sums['box'] / (4.0 * normaliser)
+        normaliser = normalisers['positives'] + 1.0
+        class_loss = numerators['class'] / normaliser
+        box_loss = numerators['box'] / (4.0 * normaliser)
         return {
             'loss': class_loss + BOX_LOSS_WEIGHT * box_loss,
             'class_loss': class_loss,
             'box_loss': box_loss,
         }
 
-    def predictions(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+    def predictions(self, outputs: Outputs, batch: Batch) -> Mapping[str, jax.Array]:
         """The detections of each image, best first.
 
         Returns:
@@ -115,6 +128,30 @@ class DetectionTask:
         )
         found = nms.detect(logits, codes, self.anchors, self.image_size, self.rules)
         return found._asdict()
+
+    def evaluator(self, source: Source) -> DetectionEvaluator:
+        """COCO's metrics of boxes."""
+        return DetectionEvaluator(source)
+
+    def found(self, row: Example) -> Detections:
+        """The detections of one image in its own pixels."""
+        return detections_of(row)
+
+    def records(self, categories: Sequence[Category]) -> DetectionRecords:
+        """COCO's format."""
+        return DetectionRecords(categories)
+
+    def picture(
+        self,
+        image: np.ndarray,
+        found: Detections,
+        names: Mapping[int, str],
+        *,
+        min_score: float,
+        side: int,
+    ) -> np.ndarray:
+        """The image with its boxes."""
+        return draw(image, found, names, min_score=min_score, side=side)
 
 
 def spread(values: jax.Array, repeats: int, limit: int) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Does a training step fit the memory of a device, or must its blocks be computed twice?
+"""Decides whether blocks are recomputed in the backward pass, so that a step fits the memory.
 
 An estimate from the traced network, good enough to choose by: tests/training/test_memory.py holds
 it against what the compiler for TPU v3 found (benchmarks/logs/tpu_compile.jsonl). From v4 on the
@@ -11,7 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from spinenet_jax.cost import Cost, config_cost
+from spinenet_jax.analysis.cost import Cost, config_cost
 from spinenet_jax.models.build import DTYPES
 
 USABLE = 0.95  # share of the memory that an estimate may fill
@@ -57,6 +57,7 @@ def choose_remat(config: ConfigDict, devices: int, memory: int) -> bool:
     logging.info(
         'recomputing blocks in the backward pass: the step would need about %.0f GiB of %.0f GiB '
         '(train.remat)',
-        *(needed / GIB, memory / GIB),
+        needed / GIB,
+        memory / GIB,
     )
     return True

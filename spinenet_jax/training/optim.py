@@ -1,7 +1,7 @@
-"""Which update follows from a gradient, at which rate?
+"""The optimizer and its learning-rate schedules.
 
 SGD with momentum as TensorFlow 1 writes it (v = mu v + g, w -= lr v), weight decay as a gradient
-on kernels, the two schedules of the paper. Left to others: the gradient itself (step.py).
+on kernels, and the paper's two schedules: step decay and cosine, both with linear warm-up.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ def learning_rate_schedule(
     base = optim_config.learning_rate * scale
     warmup_steps = round(optim_config.warmup_epochs * steps_per_epoch)
     if optim_config.schedule == 'step':
-        boundaries = [round(epoch * steps_per_epoch) for epoch in optim_config.decay_epochs]
-        main = optax.piecewise_constant_schedule(
-            base, {step - warmup_steps: optim_config.decay_factor for step in boundaries}
-        )
+        factors: dict[int, float] = {}
+        for epoch in optim_config.decay_epochs:  # two may fall on one step: both count
+            step = round(epoch * steps_per_epoch) - warmup_steps
+            factors[step] = factors.get(step, 1.0) * optim_config.decay_factor
+        main = optax.piecewise_constant_schedule(base, factors)
     elif optim_config.schedule == 'cosine':
         main = optax.cosine_decay_schedule(base, max(1, total_steps - warmup_steps))
     else:
@@ -60,23 +61,17 @@ def learning_rate_schedule(
     return optax.join_schedules([warmup, main], [warmup_steps])
 
 
-def log_schedule(
-    optim_config: ConfigDict, batch_size: int, steps_per_epoch: int, total_steps: int
-) -> None:
-    """Say in the log where the schedule differs from what its configuration reads like."""
+def log_scaling(optim_config: ConfigDict, batch_size: int) -> None:
+    """Says in the log what the learning rate is where the batch size changes it."""
     reference = optim_config.learning_rate_batch
     rate = optim_config.learning_rate
     if batch_size != reference:
         logging.info(
             'learning rate: %g for %d images is %g for this batch of %d (linear scaling)',
-            *(rate, reference, rate * batch_size / reference, batch_size),
-        )
-    late = [e for e in optim_config.decay_epochs if e * steps_per_epoch >= total_steps]
-    if optim_config.schedule == 'step' and late:
-        logging.warning(
-            'learning rate: optim.decay_epochs %s lie at or beyond the end of training (%g epochs) '
-            'and have no effect',
-            *(late, total_steps / steps_per_epoch),
+            rate,
+            reference,
+            rate * batch_size / reference,
+            batch_size,
         )
 
 

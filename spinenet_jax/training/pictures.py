@@ -1,59 +1,58 @@
-"""What does the detector see by now? Pictures of validation images with its detections."""
+"""Pictures of validation images with what the model finds in them, written at every evaluation."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 from absl import logging
 
+from spinenet_jax.data.batch import Example, Source
 from spinenet_jax.data.decode import BadImageError, read_image
+from spinenet_jax.tasks.task import Task
 from spinenet_jax.training.checkpoint import absolute
-from spinenet_jax.visualize import draw_detections, fit
 
 MIN_SCORE = 0.3
 LONG_SIDE = 960  # pixels; smaller images are enlarged so that labels can be read
 
 
+def pictured(images: int, count: int) -> list[int]:
+    """Positions of up to `count` images of a source, spread evenly; always the same ones."""
+    return np.linspace(0, images, min(count, images), endpoint=False).astype(int).tolist()
+
+
 def write_pictures(
     workdir: str | os.PathLike,
     step: int,
-    source: Any,
-    detections: list[dict[str, Any]],
-    count: int,
+    task: Task,
+    source: Source,
+    examples: Mapping[int, Example],
 ) -> None:
-    """Write `count` JPEGs to workdir/pictures, of the same images at every evaluation.
+    """Write a JPEG for each example to workdir/pictures, if the task draws any.
 
-    The images are spread evenly over the source; one that cannot be read is left out.
-    detections: COCO's results format, boxes (x, y, width, height) in original pixels.
+    An image that cannot be read is left out.
+
+    Args:
+      workdir: of the run.
+      step: in the names of the files.
+      task: draws.
+      source: of the images.
+      examples: rows of predictions by position in the source.
     """
     folder = absolute(workdir) / 'pictures'
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {category.id: category.name for category in source.categories}
-    positions = np.linspace(0, len(source), min(count, len(source)), endpoint=False).astype(int)
-    for position in positions.tolist():
-        record = source[position]
-        found = [
-            d for d in detections if d['image_id'] == record['image_id'] and d['score'] >= MIN_SCORE
-        ]
+    names = {category.label: category.name for category in source.categories}
+    for position, row in examples.items():
         try:
+            record = source[position]
             image = read_image(record['image'], record['size'])
         except BadImageError as error:
-            logging.warning('no picture of %s: %s', source.describe(position), error)
+            logging.warning('no picture of image %d of %s: %s', position, source.name, error)
             continue
-        drawn = _draw(image, found, names)
+        drawn = task.picture(image, task.found(row), names, min_score=MIN_SCORE, side=LONG_SIDE)
+        if drawn is None:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
         encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
         (folder / f'{step}_{record["image_id"]}.jpg').write_bytes(encoded)
-
-
-def _draw(image, found, names) -> np.ndarray:
-    """The image at its picture's size with all found objects on it."""
-    xywh = np.array([d['bbox'] for d in found], np.float32).reshape(-1, 4)
-    corners = np.concatenate([xywh[:, 1::-1], xywh[:, 1::-1] + xywh[:, :1:-1]], axis=1)
-    image, boxes = fit(image, corners, LONG_SIDE)
-    labels = [d['category_id'] for d in found]
-    return draw_detections(
-        image, boxes, labels, [d['score'] for d in found], [names[label] for label in labels]
-    )

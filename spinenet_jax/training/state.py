@@ -1,12 +1,12 @@
-"""What does a run carry from one step to the next, and how does it sit on the devices?
+"""The training state: weights, statistics and optimizer, and how they start.
 
-Left to others: how the state changes (step.py), how it reaches the disk (checkpoint.py).
+How the state changes is in step.py, how it is placed on devices in parallel.py, how it reaches the
+disk in checkpoint.py, how its variables are drawn in initialisation.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import flax
 import flax.struct
@@ -16,22 +16,23 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-AXIS = 'batch'  # the one pmap axis: every device of every process
+from spinenet_jax.training.initialisation import compile_quickly, draw_variables
 
 
 @flax.struct.dataclass
 class TrainState:
     """Everything a step reads and writes, so everything a checkpoint holds.
 
-    step: int32[], optimizer steps taken so far.
-    params, batch_stats: the model's variables, float32.
-    opt_state: optax state of the same shapes.
+    Attributes:
+      step: int32[], optimizer steps taken so far.
+      params, batch_stats: the model's variables, float32.
+      opt_state: optax state of the same shapes.
     """
 
-    step: Any
-    params: Any
-    batch_stats: Any
-    opt_state: Any
+    step: jax.Array | np.ndarray
+    params: optax.Params
+    batch_stats: optax.Params
+    opt_state: optax.OptState
 
 
 def create_state(
@@ -42,17 +43,17 @@ def create_state(
 ) -> TrainState:
     """Draw the initial weights; the same seed gives the same weights on any number of devices.
 
-    The forward pass that Flax traces is dead code under `jit`. What is left is a long program that
-    runs once, so on CPU it is compiled without optimisation: 2-3 times sooner.
+    Args:
+      model: called as `model.init(keys, f32[1,H,W,3], train=False)`.
+      optimizer: whose state is to go with the weights.
+      image_size: (H, W) in pixels.
+      seed: any integer.
 
-    model: called as `model.init(keys, f32[1,H,W,3], train=False)`.
-    image_size: (H, W) in pixels.
-    Returns an unreplicated state at step 0.
+    Returns:
+      An unreplicated state at step 0.
     """
-
-    draw = _drawing(model, optimizer, image_size)
-    options = {'xla_backend_optimization_level': 0} if jax.default_backend() == 'cpu' else None
-    return jax.jit(draw, compiler_options=options)(jax.random.key(seed))
+    variables = draw_variables(model, image_size, seed)
+    return _first_state(variables, compile_quickly(optimizer.init)(variables['params']))
 
 
 def empty_state(
@@ -60,7 +61,7 @@ def empty_state(
 ) -> TrainState:
     """Host arrays of zeros as `create_state` would fill them: what a checkpoint is read into.
 
-    Only traced; drawing weights that are thrown away would cost a compilation.
+    Only traced: nothing is compiled or drawn.
     """
     shapes = abstract_state(model, optimizer, image_size)
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -70,50 +71,20 @@ def abstract_state(
     model: nn.Module, optimizer: optax.GradientTransformation, image_size: tuple[int, int]
 ) -> TrainState:
     """Shapes and types of what `create_state` would give; only traced."""
-    return jax.eval_shape(_drawing(model, optimizer, image_size), jax.random.key(0))
-
-
-def _drawing(model, optimizer, image_size) -> Callable[[jax.Array], TrainState]:
-    """The function that draws a state from a random key."""
 
     def draw(key):
         images = jnp.zeros((1, *image_size, 3), jnp.float32)
         variables = model.init({'params': key}, images, train=False)
-        params = variables['params']
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get('batch_stats', {}),
-            opt_state=optimizer.init(params),
-        )
+        return _first_state(variables, optimizer.init(variables['params']))
 
-    return draw
+    return jax.eval_shape(draw, jax.random.key(0))
 
 
-def shard_sharding(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Sharding:
-    """Placement that pmap takes without a copy: leading axis split over this process's devices."""
-    devices = jax.local_devices() if devices is None else devices
-    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-
-def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """Put one copy of every leaf on each local device: x[...] becomes x[devices,...]."""
-    devices = jax.local_devices() if devices is None else devices
-    sharding = shard_sharding(devices)
-
-    def put(leaf):
-        leaf = np.asarray(leaf)
-        return jax.device_put(np.broadcast_to(leaf, (len(devices), *leaf.shape)), sharding)
-
-    return jax.tree.map(put, tree)
-
-
-def unreplicate(tree: Any) -> Any:
-    """Copy the first local device's values to the host: x[devices,...] becomes numpy x[...].
-
-    The copy is real. On CPU a view would share memory with a buffer that the next step is given
-    to overwrite, while a checkpoint is still being written from it.
-    """
-    first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
-    return jax.tree.map(lambda x: np.array(x[0], copy=True), jax.device_get(first))
+def _first_state(variables: Mapping[str, optax.Params], opt_state: optax.OptState) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        opt_state=opt_state,
+    )

@@ -1,14 +1,15 @@
-"""What happens in one step on all devices?
+"""The two pmapped functions of the project: the training step and the inference step.
 
-The two pmapped functions of the project: a training step and an inference step. A task
-(spinenet_jax/tasks) says what images, targets, losses and predictions are; this file owns every
-collective, so that a result does not depend on how images fall on devices.
+A task (spinenet_jax/tasks/task.py) says what forward pass, losses and predictions are. This file
+owns every collective but batch norm's, so that a result does not depend on how images fall on
+devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import zlib
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,20 @@ from flax import linen as nn
 from jax import lax
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.training.state import AXIS, TrainState
+from spinenet_jax.evaluation.runner import EvalStep
+from spinenet_jax.parallel import AXIS
+from spinenet_jax.tasks.task import Batch, Scalars, Task
+from spinenet_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array]
+
+class TrainStep(Protocol):
+    """What `make_train_step` gives: a pmapped function, which can be lowered without arrays."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        """The state after one step, and the metrics of this step."""
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """The program, for arguments that may be abstract."""
 
 
 def check_batch_size(batch_size: int, devices: int, accumulate_steps: int) -> None:
@@ -35,60 +47,111 @@ def check_batch_size(batch_size: int, devices: int, accumulate_steps: int) -> No
 
 def make_train_step(
     model: nn.Module,
-    task: Any,
+    task: Task,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
     seed: int,
     accumulate_steps: int = 1,
     devices: Sequence[jax.Device] | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> TrainStep:
     """One optimizer step over all devices: (state, batch) -> (state, metrics).
 
-    The counts that normalise the loss are summed over devices first; each device then
-    differentiates its own share of the total loss, and one psum adds the shares.
-    Batch-norm statistics come out equal on all devices because the norm itself synchronises.
-    With accumulate_steps > 1 the device's batch is cut into that many micro-batches that are
-    run one after the other; batch norm then sees a micro-batch of all devices at a time.
-    Random numbers depend on (seed, step, global device index, micro-batch) and nothing else.
+    The normalisers of the loss are summed over devices first; each device then differentiates its
+    own share of the total loss, and one psum adds the shares. Batch-norm statistics come out equal
+    on all devices because the norm itself synchronises. With accumulate_steps > 1 the device's
+    batch is cut into that many micro-batches that are run one after the other; batch norm then
+    sees a micro-batch of all devices at a time. Normalisers are those of the whole batch: a first
+    round over the micro-batches computes them alone (see `tasks.task.Task.normalisers`).
+    Random numbers depend on (seed, step, global device index, micro-batch, stream) and nothing
+    else.
 
-    state: replicated, [devices, ...]; its buffers are donated.
-    batch: leaves [devices, B, ...], B a multiple of accumulate_steps.
-    metrics: f32[devices], equal on all: the task's losses (without weight decay), 'grad_norm' (of
-    the summed gradient, without weight decay), 'learning_rate'. A loss that is not finite is
-    reported here and nowhere stopped: the caller must look before it keeps the state.
+    Args:
+      model: what `task.forward` runs.
+      task: see `tasks.task`.
+      optimizer: gets the summed gradient.
+      schedule: only reported, as 'learning_rate'.
+      seed: of all random streams.
+      accumulate_steps: micro-batches a step.
+      devices: all of all processes by default.
+
+    Returns:
+      A function of the state, replicated [devices, ...], whose buffers are donated, and a batch
+      with leaves [devices, B, ...], B a multiple of accumulate_steps. Its metrics are f32[devices],
+      equal on all: the task's losses (without weight decay), 'grad_norm' (of the summed gradient,
+      without weight decay), 'learning_rate'. A loss that is not finite is reported there and
+      nowhere stopped: the caller must look before it keeps the state.
     """
 
-    def share(params, batch_stats, batch, targets, counts, key):
-        outputs, updated = model.apply(
+    def forward(params, batch_stats, batch, key):
+        """Outputs, and the updated running statistics."""
+        outputs, updated = nn.apply(task.forward, model, mutable=['batch_stats'])(
             {'params': params, 'batch_stats': batch_stats},
-            task.images(batch),
+            batch,
             train=True,
-            mutable=['batch_stats'],
-            rngs={'dropout': key},
+            rngs=_stream_keys(task.streams, key),
         )
-        sums = task.sums(outputs, targets)
-        return task.loss(sums, counts)['loss'], (sums, updated.get('batch_stats', {}))
+        return outputs, updated.get('batch_stats', {})
 
-    def micro_step(state, counts):
-        def run(batch_stats, batch, targets, key):
-            grad = jax.grad(share, has_aux=True)
-            return grad(state.params, batch_stats, batch, targets, counts, key)
+    def share(params, batch_stats, micro_batch, normalisers):
+        """What a micro-batch of this device adds to the loss; with normalisers None, its own."""
+        batch, targets, key = micro_batch
+        outputs, batch_stats = forward(params, batch_stats, batch, key)
+        if normalisers is None:
+            normalisers = _total(task.normalisers(outputs, targets))
+        numerators = task.numerators(outputs, targets)
+        loss = task.losses(numerators, normalisers)['loss']
+        return loss, (numerators, normalisers, batch_stats)
 
-        return run
+    differentiate = jax.grad(share, has_aux=True)
+
+    def whole_batch(state, batch, targets, key):
+        """(gradients, numerators) of this device, normalisers of all, running statistics."""
+        micro_batch = (batch, targets, jax.random.fold_in(key, 0))
+        grads, aux = differentiate(state.params, state.batch_stats, micro_batch, None)
+        numerators, normalisers, batch_stats = aux
+        return (grads, numerators), normalisers, batch_stats
+
+    def micro_batches(state, batch, targets, key):
+        """The same as `whole_batch`, summed over micro-batches."""
+
+        def cut(x):
+            return x.reshape(accumulate_steps, x.shape[0] // accumulate_steps, *x.shape[1:])
+
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(accumulate_steps))
+        pieces = (*jax.tree.map(cut, (batch, targets)), keys)
+
+        def count(batch_stats, micro_batch):
+            batch, targets, key = micro_batch
+            outputs, batch_stats = forward(state.params, batch_stats, batch, key)
+            return task.normalisers(outputs, targets), batch_stats
+
+        # The running statistics are handed on here as they are below, so that both rounds compute
+        # the same outputs. A normaliser that no output reaches leaves nothing of the forward pass
+        # in the compiled program (tests/training/test_accumulation.py).
+        normalisers, _ = _sum_over(count, state.batch_stats, pieces)
+        normalisers = _total(normalisers)
+
+        def gradient(batch_stats, micro_batch):
+            grads, aux = differentiate(state.params, batch_stats, micro_batch, normalisers)
+            numerators, _, batch_stats = aux
+            return (grads, numerators), batch_stats
+
+        sums, batch_stats = _sum_over(gradient, state.batch_stats, pieces)
+        return sums, normalisers, batch_stats
 
     def step(state, batch):
         targets = task.targets(batch)
-        counts = lax.psum(task.counts(targets), AXIS)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         key = jax.random.fold_in(key, lax.axis_index(AXIS))
-        grads, sums, batch_stats = _accumulate(
-            micro_step(state, counts), state.batch_stats, batch, targets, key, accumulate_steps
-        )
-        names = sorted(sums)
-        grads, totals = lax.psum((grads, jnp.stack([sums[name] for name in names])), AXIS)
+        run = whole_batch if accumulate_steps == 1 else micro_batches
+        (grads, numerators), normalisers, batch_stats = run(state, batch, targets, key)
+        names = sorted(numerators)
+        # Stacked, so that the scalars are one array of the collective.
+        stacked = jnp.stack([numerators[name] for name in names])
+        grads, totals = lax.psum((grads, stacked), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = task.loss(dict(zip(names, totals, strict=True)), counts)
+        metrics = task.losses(dict(zip(names, totals, strict=True)), normalisers)
         metrics |= {
             'grad_norm': optax.global_norm(grads),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
@@ -104,47 +167,66 @@ def make_train_step(
     return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,), devices=devices)
 
 
-def _accumulate(run, batch_stats, batch, targets, key, micro_steps):
-    """Sum (grads, sums) over micro-batches, handing batch_stats from one to the next."""
-    if micro_steps == 1:
-        grads, (sums, batch_stats) = run(batch_stats, batch, targets, jax.random.fold_in(key, 0))
-        return grads, sums, batch_stats
+def _stream_keys(streams: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
+    """A key for each named random stream.
 
-    def cut(x):
-        return x.reshape(micro_steps, x.shape[0] // micro_steps, *x.shape[1:])
+    'dropout' is the key itself, so that runs of tasks with this stream alone draw what they always
+    drew. The others are told apart by their names, not their places: a stream more or less in a
+    task leaves the draws of the rest as they are.
+    """
+    return {
+        name: key if name == 'dropout' else jax.random.fold_in(key, zlib.crc32(name.encode()))
+        for name in streams
+    }
+
+
+def _total(normalisers: Scalars) -> Scalars:
+    """Summed over all devices, and constant to the gradient."""
+    return lax.psum(lax.stop_gradient(normalisers), AXIS)
+
+
+def _sum_over(run, batch_stats, pieces):
+    """Sum what `run` gives for each piece, handing batch_stats from one to the next.
+
+    Args:
+      run: (batch_stats, piece) -> (a tree to sum, batch_stats).
+      batch_stats: for the first piece.
+      pieces: a tree whose leaves lead with the pieces.
+    """
 
     def body(carry, piece):
-        totals, batch_stats = carry
-        micro_batch, micro_targets, index = piece
-        grads, (sums, batch_stats) = run(
-            batch_stats, micro_batch, micro_targets, jax.random.fold_in(key, index)
-        )
-        return (jax.tree.map(jnp.add, totals, (grads, sums)), batch_stats), None
+        total, batch_stats = carry
+        values, batch_stats = run(batch_stats, piece)
+        return (jax.tree.map(jnp.add, total, values), batch_stats), None
 
-    pieces = (jax.tree.map(cut, batch), jax.tree.map(cut, targets), jnp.arange(micro_steps))
     first = jax.tree.map(lambda x: x[0], pieces)
-    shapes = jax.eval_shape(lambda b, t: run(batch_stats, b, t, key), *first[:2])
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[1][0]))
-    ((grads, sums), batch_stats), _ = lax.scan(body, (zeros, batch_stats), pieces)
-    return grads, sums, batch_stats
+    shapes, _ = jax.eval_shape(run, batch_stats, first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (total, batch_stats), _ = lax.scan(body, (zeros, batch_stats), pieces)
+    return total, batch_stats
 
 
 def make_eval_step(
-    model: nn.Module, task: Any, *, devices: Sequence[jax.Device] | None = None
-) -> Callable[[dict[str, Any], Batch], dict[str, jax.Array]]:
+    model: nn.Module, task: Task, *, devices: Sequence[jax.Device] | None = None
+) -> EvalStep:
     """Inference over all devices: (variables, batch) -> predictions of the global batch.
 
     Every device of every process returns the whole global batch, in device order, so that each
     process can score it without further communication.
 
-    variables: {'params', 'batch_stats'}, replicated [devices, ...].
-    batch: leaves [devices, B, ...].
-    Returns the task's predictions and every batch entry but the image, each
-    [devices, all devices * B, ...].
+    Args:
+      model: what `task.forward` runs.
+      task: see `tasks.task`.
+      devices: all of all processes by default.
+
+    Returns:
+      A function of {'params', 'batch_stats'}, replicated [devices, ...], and a batch with leaves
+      [devices, B, ...]. It gives the task's predictions and every batch entry but the image, each
+      [devices, all devices * B, ...].
     """
 
     def step(variables, batch):
-        outputs = model.apply(variables, task.images(batch), train=False)
+        outputs = nn.apply(task.forward, model)(variables, batch, train=False)
         results = {name: value for name, value in batch.items() if name != 'image'}
         results |= task.predictions(outputs, batch)
         return lax.all_gather(results, AXIS, tiled=True)

@@ -1,11 +1,11 @@
-"""What does a run write down about itself before it starts, and does a workdir belong to it?
+"""Owns a workdir, and writes down in it what a run is.
 
-config.json, environment.json and categories.json. Left to others: metrics, checkpoints, results.
+The files are config.json, environment.json and categories.json.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import json
 import os
 import platform
@@ -19,13 +19,19 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.errors import UserError
-from spinenet_jax.training.checkpoint import FOLDER, absolute, write_atomically
+from spinenet_jax.files import (
+    DamagedFileError,
+    absolute,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+    write_json,
+)
+from spinenet_jax.training import agreement, distributed, lock
+from spinenet_jax.training.checkpoint import FOLDER, committed_steps
 
-PACKAGES = (
-    'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy', 'pycocotools',
-    'opencv-python-headless', 'ml_collections',
-)  # fmt: skip
 FIXED = ('task', 'model')  # sections that a workdir with checkpoints cannot change
 
 
@@ -45,26 +51,72 @@ def create(workdir: str | os.PathLike) -> epath.Path:
     return folder
 
 
+@contextlib.contextmanager
+def owned(workdir: str | os.PathLike) -> Iterator[epath.Path]:
+    """The folder, made where it is missing, and no other run writes to it meanwhile.
+
+    Raises:
+      UserError: it cannot be written, or another run does.
+    """
+    folder = create(workdir)
+    if jax.process_index() != 0:
+        yield folder
+        return
+    held = lock.acquire(folder)
+    try:
+        remove_abandoned(folder)
+        yield folder
+    finally:
+        held.release()
+
+
 def record_config(folder: epath.Path, config: ConfigDict) -> None:
     """Write config.json, or check that the one there is of the same model.
 
     A change of task or model where checkpoints exist raises UserError naming the keys; other
-    changes are allowed and logged.
+    changes are allowed and logged. A damaged file is named and written anew: whether checkpoints
+    fit is then found when they are restored.
     """
-    path = folder / 'config.json'
     new = json.loads(config.to_json())
-    if path.exists():
-        changes = list(_differences(json.loads(path.read_text()), new))
-        fixed = [line for key, line in changes if key.split('.')[0] in FIXED]
-        if fixed and (folder / FOLDER).exists() and any((folder / FOLDER).iterdir()):
-            raise UserError(
-                f'{folder} holds checkpoints of another model: {"; ".join(fixed)}. Use another '
-                '--workdir, or --config.train.init_from to start from these weights'
-            )
-        for _, line in changes:
-            logging.info('changed since this workdir was started: %s', line)
+    refused = ''
     if jax.process_index() == 0:
-        write_atomically(path, json.dumps(new, indent=2, sort_keys=True) + '\n')
+        refused = _check_config(folder, new)
+        if not refused:
+            text = json.dumps(new, indent=2, sort_keys=True) + '\n'
+            write_atomically(folder / 'config.json', text)
+    refused = distributed.from_first('config', refused)
+    if refused:
+        raise UserError(refused)
+
+
+def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
+    """Why the config does not fit the workdir, '' if it does; logs what has changed."""
+    path = folder / 'config.json'
+    try:
+        old = read_json(path)
+    except DamagedFileError as error:
+        if path.is_dir():
+            raise
+        logging.warning('%s: it is written anew', error)
+        return ''
+    if old is None:
+        return ''
+    if not (isinstance(old, dict) and set(FIXED) <= old.keys()):
+        logging.warning('%s holds something else than settings: it is written anew', path)
+        return ''
+    # Over today's defaults: a workdir from before a setting existed has its default.
+    old = json.loads(settings.from_saved(old, str(path))[0].to_json())
+    changes = distributed.differences(old, new)
+    lines = [(key, f'{key}: {before!r} -> {after!r}') for key, before, after in changes]
+    fixed = [line for key, line in lines if key.split('.')[0] in FIXED]
+    if fixed and committed_steps(folder / FOLDER):
+        return (
+            f'{folder} holds checkpoints of another model: {"; ".join(fixed)}. Use another '
+            '--workdir, or --config.train.init_from to start from these weights'
+        )
+    for _, line in lines:
+        logging.info('changed since this workdir was started: %s', line)
+    return ''
 
 
 def record_environment(folder: epath.Path) -> None:
@@ -76,38 +128,20 @@ def record_environment(folder: epath.Path) -> None:
         'command': sys.argv,
         'python': platform.python_version(),
         'platform': platform.platform(),
-        'packages': {name: _version(name) for name in PACKAGES},
+        'packages': {name: agreement.version(name) for name in agreement.PACKAGES},
         'git_commit': _git('rev-parse', 'HEAD'),
         'git_changed_files': len((_git('status', '--porcelain') or '').splitlines()),
         'devices': {'count': len(devices), 'kind': devices[0].device_kind},
         'processes': jax.process_count(),
     }
-    write_atomically(folder / 'environment.json', json.dumps(facts, indent=2) + '\n')
+    write_json(folder / 'environment.json', facts, indent=2)
 
 
 def record_categories(folder: epath.Path, categories: Sequence[Any]) -> None:
     """Write categories.json: [{'label', 'id', 'name'}], what predict.py names its boxes from."""
     if jax.process_index() == 0:
         rows = [{'label': c.label, 'id': c.id, 'name': c.name} for c in categories]
-        write_atomically(folder / 'categories.json', json.dumps(rows, indent=1) + '\n')
-
-
-def _differences(old: Any, new: Any, prefix: str = '') -> Iterator[tuple[str, str]]:
-    """(dotted key, 'key: old -> new') of every leaf that differs between two JSON values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            dotted = f'{prefix}.{key}' if prefix else key
-            yield from _differences(old.get(key), new.get(key), dotted)
-    elif old != new:
-        yield prefix, f'{prefix}: {old!r} -> {new!r}'
-
-
-def _version(package: str) -> str | None:
-    """Installed version, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        write_json(folder / 'categories.json', rows, indent=1)
 
 
 def _git(*words: str) -> str | None:

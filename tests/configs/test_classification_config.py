@@ -3,11 +3,10 @@
 import pytest
 
 from configs import classification, common
-from spinenet_jax.cost import Cost, model_cost
-from spinenet_jax.data.build import check_task
+from spinenet_jax.analysis.cost import Cost, model_cost
+from spinenet_jax.data.build import SOURCES
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.build import build_model
-from spinenet_jax.tasks.build import build_task
+from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.training.optim import learning_rate_schedule, steps_per_epoch
 
 # dataset: source, TFDS name, evaluation split, outputs with background
@@ -57,9 +56,9 @@ def test_config_is_the_published_one(argument):
     assert regularisation == ((0.2, 'swish', 0.1) if best else (0.0, 'relu', 0.0))
     assert (model.bn_momentum, model.bn_epsilon) == (0.9, 1e-5)
     assert config.optim.weight_decay == 1e-4
-    check_task(data, config.task)
-    assert build_task(config).num_classes == classes
-    build_model(model, task=config.task)
+    task = build_task(config)
+    assert task.rows.needs <= SOURCES[source].provides
+    assert task.num_classes == classes
     assert list(config) == list(common.get_config())
 
 
@@ -84,7 +83,8 @@ def test_protocol_in_steps():
 
 def test_inaturalist_has_the_published_size():
     config = classification.get_config('inaturalist-49')
-    total = sum(model_cost(build_model(config.model, None, config.task), (64, 64)).values(), Cost())
+    model = build_task_model(config, axis_name=None)
+    total = sum(model_cost(model, (64, 64)).values(), Cost())
     assert total.parameters / 1e6 == pytest.approx(23.1, abs=0.05)
 
 

@@ -3,6 +3,7 @@
 import pathlib
 import struct
 
+import google_crc32c
 import numpy as np
 
 from spinenet_jax.convert import tensor_bundle
@@ -24,9 +25,18 @@ def field(number, value):
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def entry(dtype, shape, offset, size):
+def masked(data):
+    """The checksum of `data` as LevelDB stores it: rotated, and a constant added."""
+    value = google_crc32c.value(data)
+    return struct.pack('<I', ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def entry(dtype, shape, offset, data, checked=None):
+    """A variable's row for bytes `data` at `offset`; the checksum is of `checked`, if given."""
     dims = b''.join(field(2, field(1, n)) for n in shape)
-    return field(1, dtype) + field(2, dims) + field(4, offset) + field(5, size)
+    checksum = varint(6 << 3 | 5) + masked(data if checked is None else checked)
+    place = field(4, offset) + field(5, len(data))
+    return field(1, dtype) + field(2, dims) + place + checksum
 
 
 def block(rows):
@@ -40,18 +50,18 @@ def block(rows):
         sizes = varint(shared) + varint(len(key) - shared) + varint(len(value))
         out, previous = out + sizes + key[shared:] + value, key
     out += struct.pack('<II', 0, 1)
-    mask = tensor_bundle._mask(tensor_bundle.crc32c(out + b'\0'))
-    return out, b'\0' + struct.pack('<I', mask)
+    return out, b'\0' + masked(out + b'\0')
 
 
 def table(rows):
-    """A LevelDB table of one data block."""
-    data, data_end = block(rows)
-    index, index_end = block([(b'zzz', varint(0) + varint(len(data)))])
-    start = len(data + data_end)
-    footer = varint(0) + varint(0) + varint(start) + varint(len(index))
-    footer = footer.ljust(40, b'\0') + struct.pack('<Q', tensor_bundle.MAGIC)
-    return data + data_end + index + index_end + footer
+    """A LevelDB table of one data block, an empty meta index and an index."""
+    result, handles = b'', []
+    for kind in (rows, [], None):
+        data, end = block([(b'zzz', handles[0])] if kind is None else kind)
+        handles.append(varint(len(result)) + varint(len(data)))
+        result += data + end
+    footer = (handles[1] + handles[2]).ljust(40, b'\0')
+    return result + footer + struct.pack('<Q', tensor_bundle.MAGIC)
 
 
 def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray], full_names=None) -> None:
@@ -61,18 +71,22 @@ def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray], full_names=None) 
     for name, values in arrays.items():
         key = name if full_names is None else name + VALUE
         values = np.asarray(values, '<f4')
-        contents[key] = (1, values.shape, values.tobytes())
+        contents[key] = (1, values.shape, values.tobytes(), None)
     if full_names is not None:
         graph = b''
         for key, name in full_names.items():
             attribute = field(1, b'VARIABLE_VALUE') + field(2, name.encode())
             attribute += field(3, (key + VALUE).encode())
             graph += field(1, field(2, attribute))
-        text = varint(len(graph)) + bytes(4) + graph
-        contents[tensor_bundle.OBJECT_GRAPH] = (7, (), text)
+        # A string lies behind its length and a checksum of that, in which, as in the row's own
+        # checksum, the length counts as four bytes.
+        length = struct.pack('<I', len(graph))
+        rest = masked(length) + graph
+        text = varint(len(graph)) + rest
+        contents[tensor_bundle.OBJECT_GRAPH] = (7, (), text, length + rest)
     for key in sorted(contents):
-        dtype, shape, content = contents[key]
-        rows.append((key.encode(), entry(dtype, shape, len(data), len(content))))
+        dtype, shape, content, checked = contents[key]
+        rows.append((key.encode(), entry(dtype, shape, len(data), content, checked)))
         data += content
     prefix.with_name(f'{prefix.name}.index').write_bytes(table(rows))
     prefix.with_name(f'{prefix.name}.data-00000-of-00001').write_bytes(data)

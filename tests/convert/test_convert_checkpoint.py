@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from configs import common, retinanet
 from spinenet_jax.convert import coco_categories, tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_names
 from spinenet_jax.errors import UserError
+from spinenet_jax.models import graph
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import SCALING
 from spinenet_jax.training.checkpoint import load_model
@@ -29,7 +31,7 @@ ARCHITECTURE = Architecture(block_repeats=1, head_convs=2)
 
 def random_arrays(model=NARROW, task='detection'):
     """{our path: random array} of a model."""
-    module = build_model(golden.model_config(model), axis_name=None, task=task)
+    module = build_model(golden.model_config(model), task=task, axis_name=None)
     tree = golden.random_variables(module, (128, 128))
     return flatten_dict(tree, sep='/')
 
@@ -52,7 +54,10 @@ def as_tf1(arrays, architecture=ARCHITECTURE):
 
 
 def as_tf2(arrays, architecture=ARCHITECTURE, first=86, root=''):
-    """(Our arrays under keys of an object graph, {key: full name}); layers count from `first`."""
+    """(Our arrays under keys of an object graph, {key: full name}); layers count from `first`.
+
+    Without numbers for P2 the norms are synchronised ones, as in the Garden's beta.
+    """
     names, result, full_names = tf2_names(architecture), {}, {}
     for place, (path, value) in enumerate(arrays.items()):
         layer, _, rest = names[path].partition('/')
@@ -60,19 +65,23 @@ def as_tf2(arrays, architecture=ARCHITECTURE, first=86, root=''):
             key = f'{root}head/{rest}'
             full_names[key] = f'retina_net_model/{key}'
         else:
-            kind, _, number = layer.rpartition('_')
+            kind, number = re.fullmatch(r'(\w+?)_?(\d*)', layer).groups()
+            if kind == 'batch_normalization' and not architecture.counts_p2:
+                kind = f'sync_{kind}'
             key = f'{root}backbone/layer_with_weights-{place}/{rest}'
-            full_names[key] = f'{kind}_{int(number) + first}/{rest.split("/")[-1]}'
+            full_names[key] = f'{kind}_{int(number or 0) + first}/{rest.split("/")[-1]}'
         result[key] = value
     return result, full_names
 
 
 def read(source, tmp_path):
-    """(recognised, converted) of a checkpoint."""
+    """(recognised, {our path: array}) of a checkpoint that has all of ours and nothing else."""
     bundle = Bundle(tf_checkpoint.locate(str(source), tmp_path / 'scratch'))
     variables = tf_checkpoint.list_variables(bundle)
     found = weights.recognise(variables, lambda n: bundle.entries[variables.keys[n]].shape, 'x')
-    return found, weights.convert(bundle, variables, found.architecture)
+    match = weights.match(variables, found.architecture)
+    assert (match.missing, match.unmatched) == ([], [])
+    return found, weights.read(bundle, match.names, found.flavour)
 
 
 def check_equal(found, expected):
@@ -84,8 +93,7 @@ def check_equal(found, expected):
 def test_tf1_comes_back_as_it_was(arrays, tmp_path):
     bundles.write(tmp_path / 'model.ckpt-9', as_tf1(arrays))
     found, converted = read(tmp_path, tmp_path)
-    check_equal(converted.arrays, arrays)
-    assert (converted.missing, converted.unmatched) == ([], [])
+    check_equal(converted, arrays)
     assert found.settings == {
         'width': 0.125,
         'resample_alpha': 0.5,
@@ -94,7 +102,6 @@ def test_tf1_comes_back_as_it_was(arrays, tmp_path):
         'head_channels': 16,
         'head_convs': 2,
         'num_classes': 6,
-        'anchor_size': 3.0,
         'padding': 'symmetric',
         'pooling': 'single',
         'bn_epsilon': 1e-4,
@@ -103,14 +110,14 @@ def test_tf1_comes_back_as_it_was(arrays, tmp_path):
 
 
 @pytest.mark.parametrize('root', ['', 'model/_'])
-def test_tf2_comes_back_as_it_was(arrays, tmp_path, root):
-    values, names = as_tf2(arrays, root=root)
+@pytest.mark.parametrize('beta', [False, True])
+def test_tf2_comes_back_as_it_was(arrays, tmp_path, root, beta):
+    values, names = as_tf2(arrays, ARCHITECTURE._replace(counts_p2=not beta), root=root)
     slot = 'backbone/layer_with_weights-0/kernel/.OPTIMIZER_SLOT/optimizer/momentum'
     values |= {slot: np.zeros(3), 'optimizer/_iterations': 0.0}
     bundles.write(tmp_path / 'ckpt', values, names)
     found, converted = read(tmp_path / 'ckpt.index', tmp_path)
-    check_equal(converted.arrays, arrays)
-    assert (converted.missing, converted.unmatched) == ([], [])
+    check_equal(converted, arrays)
     assert found.settings['padding'] == 'same'
     assert (found.settings['bn_epsilon'], found.settings['bn_momentum']) == (1e-3, 0.99)
 
@@ -128,7 +135,7 @@ def test_moving_averages_are_taken(arrays, tmp_path, flavour):
         slot = '/.OPTIMIZER_SLOT/optimizer/average'
         values |= {k + slot: v for k, v in averages.items()}
     bundles.write(tmp_path / 'ckpt', values, names)
-    check_equal(read(tmp_path, tmp_path)[1].arrays, doubled)
+    check_equal(read(tmp_path, tmp_path)[1], doubled)
 
 
 def test_backbone_alone(arrays, tmp_path):
@@ -136,7 +143,7 @@ def test_backbone_alone(arrays, tmp_path):
     bundles.write(tmp_path / 'ckpt', as_tf1(own))
     found, converted = read(tmp_path, tmp_path)
     assert found.task == 'backbone'
-    check_equal(converted.arrays, own)
+    check_equal(converted, own)
 
 
 def test_classifier(tmp_path):
@@ -146,7 +153,7 @@ def test_classifier(tmp_path):
     found, converted = read(tmp_path, tmp_path)
     assert (found.task, found.settings['num_classes']) == ('classification', 11)
     assert found.settings['bn_epsilon'] == 1e-5
-    check_equal(converted.arrays, own)
+    check_equal(converted, own)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +165,7 @@ def test_published_sizes_are_recognised_from_shapes(name, endpoints, tmp_path):
     row = SCALING[name]._replace(endpoint_channels=endpoints)
     module = build_model(
         golden.model_config({**row._asdict(), 'num_classes': 91, 'activation': 'swish'}),
+        task='detection',
         axis_name=None,
     )
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
@@ -169,10 +177,9 @@ def test_published_sizes_are_recognised_from_shapes(name, endpoints, tmp_path):
     found = weights.recognise(variables, by_name.__getitem__, 'x')
     assert found.name == name
     assert {key: found.settings[key] for key in row._fields} == row._asdict()
-    assert found.settings['anchor_size'] == (4.0 if name in ('143', '190') else 3.0)
-    config = workdir.make_config(found, None)
+    config = workdir.fit_config(retinanet.get_config(f'{name}-C'), found, 'x')
     assert config.model.endpoint_channels == endpoints
-    assert config.data.image_size[0] in (640, 1024, 1280)
+    assert config.model.anchor_size == (4.0 if name in ('143', '190') else 3.0)
 
 
 def test_cocos_categories():
@@ -181,6 +188,115 @@ def test_cocos_categories():
     hand = {1: 'person', 13: 'stop sign', 27: 'backpack', 44: 'bottle', 62: 'chair', 70: 'toilet'}
     hand |= {67: 'dining table', 72: 'tv', 82: 'refrigerator', 84: 'book', 90: 'toothbrush'}
     assert {i: names[i] for i in hand} == hand
+
+
+@pytest.mark.parametrize(
+    ('width', 'alpha'), [(0.65, 0.32), (0.0375, 0.7), (1.3, 0.999), (2 / 3, 1 / 3)]
+)
+def test_factors_that_truncate_are_found(width, alpha):
+    """166 channels times 0.32 are 53 (not 53.12), and 166 times 53 / 166 in floats are 52."""
+    levels, published = graph.BASE_FILTERS, [row.width for row in SCALING.values()]
+    pairs = [(base, int(base * width)) for base in levels.values()]
+    found = weights._factor(pairs, published)
+    assert [int(base * found) for base, _ in pairs] == [n for _, n in pairs]
+    inner = [(n, int(n * alpha)) for _, n in pairs]
+    share = weights._factor(inner, [0.5, 1.0])
+    assert [int(n * share) for n, _ in inner] == [n for _, n in inner]
+
+
+def test_the_plainest_factor_is_taken():
+    assert weights._factor([(64, 41), (256, 166)], [0.65, 1.0]) == 0.65
+    assert weights._factor([(64, 19), (128, 38), (256, 76)], [0.65, 1.0]) == 0.3
+    assert weights._factor([(64, 41), (256, 83)], [0.65, 1.0]) is None
+    assert weights._factor([], [1.0]) is None
+
+
+def test_a_model_of_odd_sizes_is_read(tmp_path):
+    own = random_arrays(cases.model(width=0.0975, resample_alpha=0.32))
+    bundles.write(tmp_path / 'ckpt', as_tf1(own))
+    found, converted = read(tmp_path, tmp_path)
+    check_equal(converted, own)
+    config = common.get_config()
+    config.model.update(found.settings)
+    shapes = {path: value.shape for path, value in own.items()}
+    workdir.check_shapes(workdir.fit_config(config, found, 'x'), found, shapes, 'x')
+
+
+def test_blocks_of_no_common_width_are_refused(arrays, tmp_path):
+    changed = dict(arrays)
+    changed['params/backbone/block4_0/conv1/kernel'] = np.zeros((1, 1, 64, 17))
+    bundles.write(tmp_path / 'ckpt', as_tf1(changed))
+    with pytest.raises(UserError, match=r'not one multiple of the base filters .*\(128, 17\)'):
+        read(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'box': 12, 'class': 18}, 'a RetinaNet with 3 anchors a cell; .* with 9 '),
+        ({'box': 36, 'class': 55}, '55 class outputs a cell are not those of 9 anchors'),
+    ],
+)
+def test_other_heads_are_refused(arrays, tmp_path, change, words):
+    changed = dict(arrays)
+    for kind, outputs in change.items():
+        changed[f'params/{kind}_head/predict/kernel'] = np.zeros((3, 3, 16, outputs))
+        changed[f'params/{kind}_head/predict/bias'] = np.zeros(outputs)
+    values, names = as_tf2(changed)
+    bundles.write(tmp_path / 'ckpt', values, names)
+    with pytest.raises(UserError, match=words):
+        read(tmp_path, tmp_path)
+
+
+def test_values_that_no_model_has_are_named(arrays, tmp_path):
+    changed = {path: value.copy() for path, value in arrays.items()}
+    changed['params/backbone/stem_conv/kernel'][0, 0, 0, 0] = np.nan
+    changed['params/box_head/predict/bias'][3] = np.inf
+    changed['batch_stats/backbone/stem_norm/var'][5] = -1e-3
+    bundles.write(tmp_path / 'ckpt', as_tf1(changed))
+    with pytest.raises(UserError) as error:
+        read(tmp_path, tmp_path)
+    for words in (
+        'spinenet/conv2d/kernel is not finite',
+        'retinanet/box_net/box-predict/bias is not finite',
+        'spinenet/batch_normalization/moving_variance is negative',
+    ):
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'words'),
+    [
+        ('task', 'classification', "task='classification', but x holds a model of 'detection'"),
+        ('model.backbone', 'resnet_fpn', "'resnet_fpn', but x holds a model of 'spinenet'"),
+        ('model.graph', 'r0_sp53', "'r0_sp53', but x holds a model of 'spinenet49'"),
+        ('model.max_level', 6, 'max_level=6, but x holds a model of 7'),
+        ('model.block_repeats', 2, 'block_repeats=2, but x holds a model of 1'),
+        ('model.width', 0.65, 'width=0.65, but x holds a model of 1.0'),
+        ('model.resample_alpha', 1.0, 'alpha=1.0, but x holds a model of 0.5'),
+    ],
+)
+def test_a_config_of_another_model_is_refused(field, value, words):
+    config = retinanet.get_config('49-C')
+    settings = {key: config.model[key] for key in ('width', 'resample_alpha', 'block_repeats')}
+    found = weights.Recognised('tf1', Architecture(), '49', 'detection', settings)
+    assert workdir.fit_config(config, found, 'x').model.width == 1.0
+    section, _, key = field.rpartition('.')
+    (config[section] if section else config)[key] = value
+    with pytest.raises(UserError, match=words):
+        workdir.fit_config(config, found, 'x')
+
+
+def test_a_workdir_with_checkpoints_is_refused(tmp_path):
+    """Orbax keeps what it has of a step, so the old weights would stay."""
+    config = common.get_config()
+    workdir.write(tmp_path / 'run', config, {'params/a': np.zeros(2)}, 7)
+    for step in (7, 8):
+        with pytest.raises(UserError, match='holds checkpoint 7 already; give another folder'):
+            workdir.write(tmp_path / 'run', config, {'params/a': np.ones(2)}, step)
+    variables, step = load_model(tmp_path / 'run')
+    assert step == 7
+    np.testing.assert_array_equal(variables['params']['a'], [0, 0])
 
 
 def test_directories_with_several_checkpoints(arrays, tmp_path):
@@ -239,6 +355,18 @@ def test_the_script_refuses_what_is_incomplete(arrays, tmp_path):
     assert not (tmp_path / 'run').exists()
     status, output, last = run_tool(*flags, '--allow_missing')
     assert status == 0, last
+
+
+def test_the_script_names_damage_and_leaves_nothing(arrays, tmp_path):
+    bundles.write(tmp_path / 'model.ckpt', as_tf1(arrays))
+    data = tmp_path / 'model.ckpt.data-00000-of-00001'
+    content = bytearray(data.read_bytes())
+    content[-1] ^= 1  # of an optimizer's slot, which nothing of ours takes
+    data.write_bytes(bytes(content))
+    status, _, last = run_tool(f'--source={tmp_path}/model.ckpt', f'--workdir={tmp_path}/run')
+    assert status == 2
+    assert 'damaged, the checksum of variable ' in last
+    assert not (tmp_path / 'run').exists()
 
 
 def test_the_script_says_where_there_is_no_checkpoint(tmp_path):

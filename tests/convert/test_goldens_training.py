@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
+from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.training.optim import decay_mask, make_optimizer
-from spinenet_jax.training.state import AXIS, TrainState
+from spinenet_jax.training.state import TrainState
 from spinenet_jax.training.step import make_train_step
 from tests.convert import golden
 from tools import oracle_cases as cases
@@ -44,7 +45,7 @@ def run():
 def ten_steps():
     """(losses [10,3], {'gradient/...', 'change1/...', 'change10/...'}, {path: first value})."""
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
-    module = build_model(golden.model_config(model), axis_name=AXIS)
+    module = build_model(golden.model_config(model), task='detection', axis_name=AXIS)
     start = golden.random_variables(module, cases.TRAINING_SIZE, cases.training_weight)
     optimizer = make_optimizer(
         ConfigDict({'weight_decay': sgd['weight_decay'], 'clip_norm': 0.0, 'momentum': 0.9}),
@@ -57,7 +58,7 @@ def ten_steps():
         opt_state=optimizer.init(start['params']),
     )
     rules = Rules(first_class=1)
-    task = DetectionTask(cases.TRAINING_SIZE, model['num_classes'], 3.0, (3, 7), rules)
+    task = DetectionTask(golden.rows(cases.TRAINING_SIZE), model['num_classes'], 3.0, (3, 7), rules)
     step = make_train_step(
         module,
         task,

@@ -1,4 +1,4 @@
-"""Fresh weights at full width through the Model Garden itself, so that goldens cannot go stale.
+"""Compares fresh weights at full width with the Model Garden itself: goldens cannot go stale.
 
 Needs the environment of tools/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its python, else it
 is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default ~/.cache/spinenet_jax/oracle.
@@ -53,7 +53,7 @@ def run(*command, **environment):
 def detections(module, variables, images, model):
     """Our 100 detections of normalised images, and our maps."""
     task = DetectionTask(
-        images.shape[1:3],
+        golden.rows(images.shape[1:3]),
         model['num_classes'],
         model['anchor_size'],
         (3, 7),
@@ -119,7 +119,7 @@ def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name
     model = cases.model(**cases.FULL[name])
     written = {key: config['model'][key] for key in model}
     assert written == model, f'{name} was taken for something else'
-    module = build_model(golden.model_config(model), axis_name=None)
+    module = build_model(golden.model_config(model), task='detection', axis_name=None)
     with np.load(tmp_path / 'outputs.npz') as stored:
         theirs = dict(stored)
     images = cases.normalised(cases.images('full', 1, (side, side), seed))
@@ -131,7 +131,7 @@ def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name
 def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
     """A workdir of ours, written as TF2, read by the Garden: equal outputs; back: equal bytes."""
     model, size = cases.model(activation='swish', width=0.1, head_convs=1), (128, 256)
-    module = build_model(golden.model_config(model), axis_name=None)
+    module = build_model(golden.model_config(model), task='detection', axis_name=None)
     variables = golden.random_variables(module, size)
     arrays = flatten_dict(variables, sep='/')
     config = common.get_config()
@@ -159,7 +159,7 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
 
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
     """The cheap stages, made again."""
-    stages = ('anchors', 'matching', 'losses', 'detection', 'preprocessing')
+    stages = ('anchors', 'matching', 'losses', 'detection', 'decoding', 'preprocessing')
     run(oracle, 'tools/make_goldens.py', f'--output={tmp_path}', *stages)
     for stage in stages:
         with np.load(tmp_path / f'{stage}.npz') as made:

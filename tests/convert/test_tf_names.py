@@ -1,4 +1,4 @@
-"""Names of variables: hand-checked places of the two originals' numbering."""
+"""Places of the two originals' numbering, checked by hand."""
 
 import pytest
 
@@ -49,13 +49,41 @@ def test_places_in_tf2(repeats):
     assert names['params/backbone/endpoint3/kernel'] == 'conv2d_81/kernel'
     assert names['params/backbone/endpoint_norm7/bias'] == 'batch_normalization_85/beta'
     assert names['params/backbone/stem_block0_0/norm_shortcut/scale'] == (
-        'bottleneck_block_0/_norm0/gamma'
+        'bottleneck_block/_norm0/gamma'
     )
     # Block 6 is the second residual one.
     assert names['params/backbone/block6_0/conv2/kernel'] == (
         f'residual_block_{repeats}/_conv2/kernel'
     )
     assert names['batch_stats/class_head/norm1_7/mean'] == 'head/_cls_norms/4/1/moving_mean'
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_places_in_the_beta_of_tf2(repeats):
+    """Its graph had no P2 block: numbers go on without a gap."""
+    names = tf2_names(Architecture(repeats, counts_p2=False))
+    assert names['params/backbone/resample16_1/conv_out/kernel'] == 'conv2d_76/kernel'
+    assert names['params/backbone/endpoint3/kernel'] == 'conv2d_77/kernel'
+    assert names['params/backbone/endpoint7/kernel'] == 'conv2d_81/kernel'
+    assert names['batch_stats/backbone/endpoint_norm7/mean'] == 'batch_normalization_81/moving_mean'
+
+
+def test_synchronised_norms_have_the_names_of_plain_ones():
+    key = 'model/_backbone/layer_with_weights'
+    found = tf2_canonical(
+        [
+            (f'{key}-1/gamma', 'sync_batch_normalization_90/gamma'),
+            (f'{key}-9/moving_mean', 'sync_batch_normalization_92/moving_mean'),
+            (f'{key}-0/kernel', 'conv2d_4/kernel'),
+            (f'{key}-4/_norm2/beta', 'bottleneck_block_3/sync_batch_normalization_1/beta'),
+        ]
+    )
+    assert found == [
+        'batch_normalization/gamma',
+        'batch_normalization_2/moving_mean',
+        'conv2d/kernel',
+        'bottleneck_block/_norm2/beta',
+    ]
 
 
 def test_canonical_names_ignore_earlier_models_and_prefixes():
@@ -73,13 +101,13 @@ def test_canonical_names_ignore_earlier_models_and_prefixes():
         ]
     )
     assert found == [
-        'conv2d_0/kernel',
+        'conv2d/kernel',
         'conv2d_5/kernel',
-        'batch_normalization_0/gamma',
+        'batch_normalization/gamma',
         'bottleneck_block_1/_conv1/kernel',
-        'bottleneck_block_0/_shortcut/kernel',
+        'bottleneck_block/_shortcut/kernel',
         'head/_box_norms/2/1/beta',
         'head/_classifier/bias',
         None,
-        None,
+        'head/_att_convs/0/kernel',
     ]

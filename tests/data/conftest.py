@@ -19,7 +19,7 @@ def make_coco(tmp_path):
 
     def make(data, files=None, split='train'):
         folder = tmp_path / split
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (tmp_path / 'annotations').mkdir(exist_ok=True)
         text = data if isinstance(data, str) else json.dumps(data)
         (tmp_path / f'annotations/instances_{split}.json').write_text(text)

@@ -1,15 +1,21 @@
 """COCO directories: what is read, and every way in which a file can be wrong."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 
 import numpy as np
 import pytest
+from pycocotools import mask
 from pycocotools.coco import COCO
 
+from spinenet_jax.data.annotations import _bounds
 from spinenet_jax.data.coco import CocoSource
+from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation.coco import CocoEvaluator
 
 GOOD = {'image_id': 100, 'category_id': 3, 'bbox': [10, 5, 20, 8], 'area': 150.5}
 
@@ -74,6 +80,33 @@ LEFT_OUT = {
     'three numbers': ({'bbox': [1, 2, 3]}, 'four finite', 0, 0),
     'words for numbers': ({'bbox': ['a', 'b', 'c', 'd']}, 'four finite', 0, 0),
     'null box': ({'bbox': None}, 'four finite', 0, 0),
+    'a text of four digits': ({'bbox': '1234'}, 'four finite', 0, 0),
+    'texts of numbers': ({'bbox': ['1', '2', '3', '4']}, 'four finite', 0, 0),
+    'a dictionary': ({'bbox': {'1': 1, '2': 2, '3': 3, '4': 4}}, 'four finite', 0, 0),
+    'switches': ({'bbox': [True, True, True, True]}, 'four finite', 0, 0),
+    'a number of 400 digits': ({'bbox': [1, 2, 10**400, 4]}, 'four finite', 0, 0),
+    'a large number': ({'bbox': [1, 2, 1e300, 4]}, 'beyond a million', 0, 0),
+    'numbers for polygons': ({'bbox': [], 'segmentation': 12345}, 'four finite', 0, 0),
+    'a number for a polygon': ({'bbox': [], 'segmentation': [10**9]}, 'four finite', 0, 0),
+    'odd polygon': ({'bbox': [], 'segmentation': [[1, 2, 3]]}, 'four finite', 0, 0),
+    'RLE of another size': (
+        {'bbox': [], 'segmentation': {'size': [2**31, 2**31], 'counts': [0, 4]}},
+        'four finite',
+        0,
+        0,
+    ),
+    'negative run': (
+        {'bbox': [], 'segmentation': {'size': [2, 2], 'counts': [-4, 8]}},
+        'four finite',
+        0,
+        0,
+    ),
+    'damaged compressed RLE': (
+        {'bbox': [], 'segmentation': {'size': [2, 2], 'counts': 'ooooooooooooooooooo'}},
+        'four finite',
+        0,
+        0,
+    ),
     'negative width': ({'bbox': [5, 5, -2, 4]}, 'negative', 0, 0),
     # pycocotools counts these as objects nobody finds, and so does our ground truth:
     'zero height': ({'bbox': [5, 5, 3, 0]}, 'no area', 0, 1),
@@ -95,7 +128,50 @@ def test_bad_annotation_is_counted(make_coco, coco_json, change, line, trained, 
     assert '(first: 1)' in source.report[0]
 
 
+@pytest.mark.parametrize('area', [-1, -1e-9, 1e308, 2e10, float('inf'), 10**400])
+def test_area_that_makes_coco_ignore_an_object_is_replaced(make_coco, coco_json, area):
+    source = CocoSource(make_coco(coco_json(1, [{**GOOD, 'area': area}])), 'train')
+    assert source.ground_truth['annotations'][0]['area'] == 20 * 8
+    assert "1 annotations whose area cannot be, the box's taken (first: 1)" in source.report[0]
+    evaluator = CocoEvaluator(source.ground_truth, source.categories, whole_split=True)
+    box, one = np.float32([[[5, 10, 13, 30]]]), np.ones((1, 1))
+    evaluator.update([100], box, one, one, one > 0)
+    assert evaluator.result()['AP'] == 1.0
+
+
+def test_area_of_a_huge_box_does_not_make_coco_ignore_it(make_coco, coco_json):
+    row = {'image_id': 100, 'category_id': 3, 'bbox': [0, 0, 9e5, 9e5]}
+    source = CocoSource(make_coco(coco_json(1, [row])), 'train')
+    assert source.ground_truth['annotations'][0]['area'] == 1e10
+
+
+def test_bounds_of_run_lengths_are_those_of_pycocotools():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 12, 2)
+        bits = rng.random((height, width)) < rng.choice([0.02, 0.2, 0.8, 1.0])
+        rle = mask.encode(np.asfortranarray(bits, np.uint8))
+        runs = np.flatnonzero(np.diff(np.r_[0, bits.ravel(order='F'), 0])).tolist()
+        runs = np.diff([0, *runs, bits.size]).tolist()
+        if bits.ravel(order='F')[-1]:
+            runs = runs[:-1]
+        want = mask.toBbox(rle).tolist() if bits.any() else None
+        size = [int(height), int(width)]
+        assert _bounds({'size': size, 'counts': rle['counts'].decode()}) == want
+        assert _bounds({'size': size, 'counts': runs}) == want
+
+
 REFUSED = {
+    'a number of 5,000 digits': (lambda d: '{"images": [' + '9' * 5000 + ']}', 'not valid JSON'),
+    'NUL in a file name': (
+        lambda d: {**d, 'images': [{'id': 4, 'file_name': 'a\0.jpg'}]},
+        r'images\[0\] \(id 4\) has no "file_name" that a file can have',
+    ),
+    'annotation of image "100"': (
+        lambda d: {**d, 'annotations': [{**GOOD, 'image_id': '100'}]},
+        r'annotations\[0\]',
+    ),
+    'nesting': (lambda d: '[' * 100_000, 'not valid JSON'),
     'empty file': (lambda d: '', 'is empty'),
     'not JSON': (lambda d: json.dumps(d)[:-20], 'not valid JSON'),
     'a list': (lambda d: '[]', 'no list "images"'),
@@ -136,6 +212,99 @@ def test_bad_file_is_refused_in_one_line(make_coco, coco_json, change, message):
         CocoSource(root, 'train')
     assert 'instances_train.json' in str(error.value)
     assert '\n' not in str(error.value)
+
+
+OUTSIDE = ['/etc/passwd', '../../secret.jpg', 'a/../../../x.jpg', '../..', '/dev/zero']
+
+
+@pytest.mark.parametrize('name', OUTSIDE)
+def test_file_name_that_leaves_the_root_is_refused(make_coco, coco_json, name):
+    data = coco_json(2, [GOOD])
+    data['images'][1]['file_name'] = name
+    root = make_coco(data, files={'0.jpg': b'x'})
+    with pytest.raises(UserError, match=r'leads out of the data set .*allow_outside_root') as error:
+        CocoSource(root, 'train')
+    assert name in str(error.value)
+
+
+def test_file_name_that_leaves_the_root_is_followed_where_that_is_wanted(
+    make_coco, coco_json, jpeg_bytes, tmp_path_factory
+):
+    path = tmp_path_factory.mktemp('elsewhere') / 'x.jpg'
+    path.write_bytes(jpeg_bytes(30, 40))
+    data = coco_json(2, [GOOD])
+    data['images'][1]['file_name'] = str(path)
+    root = make_coco(data, files={'0.jpg': jpeg_bytes(30, 40)})
+    source = CocoSource(root, 'train', allow_outside_root=True)
+    assert len(source) == 2 and source[1]['image'] == str(path)
+
+
+def test_file_name_may_lead_to_another_folder_of_the_root(make_coco, coco_json, jpeg_bytes):
+    data = coco_json(1, [GOOD])
+    data['images'][0]['file_name'] = '../images/0.jpg'
+    root = make_coco(data, files={})
+    (root / 'images').mkdir()
+    (root / 'images/0.jpg').write_bytes(jpeg_bytes(30, 40))
+    assert read_image(CocoSource(root, 'train')[0]['image']).shape == (30, 40, 3)
+
+
+def test_names_that_no_file_can_have_are_missing_images(make_coco, coco_json, jpeg_bytes):
+    root = make_coco(coco_json(), files={})
+    os.mkfifo(root / 'train/pipe.jpg')
+    names = ['0.jpg', 'x' * 300 + '.jpg', 'y/' * 3000 + 'a.jpg', '\ud800.jpg', 'loop/a.jpg']
+    data = coco_json(6, [GOOD])
+    for record, name in zip(data['images'], [*names, 'pipe.jpg'], strict=True):
+        record['file_name'] = name
+    os.symlink('loop', root / 'train/loop')
+    (root / 'train/0.jpg').write_bytes(jpeg_bytes(30, 40))
+    (root / 'annotations/instances_train.json').write_text(json.dumps(data))
+    source = CocoSource(root, 'train')
+    assert [source.describe(i) for i in range(len(source))] == ['0.jpg', 'pipe.jpg']
+    assert '4 images not in' in source.report[-1]
+    assert all(len(line) < 1500 and line.isprintable() for line in source.report)
+    with pytest.raises(BadImageError, match='not a regular file'):
+        read_image(source[1]['image'])
+
+
+def test_names_of_classes_can_be_printed(make_coco, coco_json):
+    names = [{'id': 3, 'name': 'a\nb\ud800'}, {'id': 7, 'name': 'x' * 10_000}]
+    source = CocoSource(make_coco(coco_json(1, [GOOD], categories=names)), 'train')
+    assert source.categories[0].name == 'a?b?'
+    assert len(source.categories[1].name) == 200
+
+
+def test_sizes_that_cannot_be_are_unknown(make_coco, coco_json):
+    for size in ((2**31, 40), (30, 2**31), (10**400, 40), (-30, 40), (30.5, 40), ('30', 40)):
+        data = coco_json(1, [GOOD])
+        data['images'][0].update(height=size[0], width=size[1])
+        source = CocoSource(make_coco(data), 'train')
+        assert source[0]['size'] is None, size
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'folder', 'device'])
+def test_annotations_that_are_no_file_are_refused(make_coco, coco_json, kind):
+    root = make_coco(coco_json())
+    path = root / 'annotations/instances_train.json'
+    path.unlink()
+    if kind == 'pipe':
+        os.mkfifo(path)
+    elif kind == 'folder':
+        path.mkdir()
+    else:
+        os.symlink('/dev/zero', path)
+    with pytest.raises(UserError, match=r'instances_train\.json: not a regular file'):
+        CocoSource(root, 'train')
+
+
+def test_folders_without_permission_are_one_line(make_coco, coco_json, monkeypatch):
+    root = make_coco(coco_json())
+
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, 'Permission denied', path)
+
+    monkeypatch.setattr(os, 'listdir', forbidden)
+    with pytest.raises(UserError, match=r'train: cannot be listed: Permission denied'):
+        CocoSource(root, 'train')
 
 
 def test_missing_directories_and_files_are_refused(make_coco, coco_json, tmp_path):
@@ -230,3 +399,19 @@ def test_size_unknown_where_the_file_does_not_say(make_coco, coco_json):
     data = coco_json(1, [GOOD])
     data['images'][0].update(width=0, height=None)
     assert CocoSource(make_coco(data, {'0.jpg': b'x'}), 'train')[0]['size'] is None
+
+
+@pytest.mark.parametrize(
+    ('file', 'name'),
+    [
+        ('data.yaml', 'YOLO'),
+        ('labels/train/0.txt', 'YOLO'),
+        ('Annotations/0.xml', 'Pascal VOC'),
+        ('VOC2012/Annotations/0.xml', 'Pascal VOC'),
+    ],
+)
+def test_folders_of_other_formats_are_named(tmp_path, file, name):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text('')
+    with pytest.raises(UserError, match=f'{name} format.*docs/own_data.md'):
+        CocoSource(tmp_path, 'train')

@@ -81,7 +81,7 @@ def test_window_by_hand():
 
 def run(public, output):
     command = [sys.executable, 'tools/make_inaturalist_bbox.py', f'--images={public}']
-    environment = os.environ | {'PYTHONPATH': str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     return subprocess.run(
         [*command, f'--output={output}'], cwd=ROOT, env=environment, capture_output=True, text=True
     )

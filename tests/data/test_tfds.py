@@ -85,6 +85,17 @@ def test_reads_records_without_tensorflow(data_dir):
     assert 'tensorflow' not in sys.modules
 
 
+def test_objects_of_no_class_are_left_out(data_dir):
+    """TFDS writes label -1 for one that is secret; it once became the last class."""
+    source = TfdsSource('shapes', 'train', data_dir=str(data_dir))
+    index = source.image_ids.index(502)
+    example = source._data[index]
+    example['objects']['label'] = np.array([-1, 2])
+    source._data = [example]
+    assert source[0]['labels'].tolist() == [3]
+    assert [a['category_id'] for a in source.ground_truth['annotations']] == [3]
+
+
 def test_ground_truth_from_the_features(data_dir):
     source = TfdsSource('shapes', 'validation', data_dir=str(data_dir))
     truth = source.ground_truth

@@ -7,6 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from configs import common
+from spinenet_jax.data.batch import LABEL
+from spinenet_jax.data.build import build_source, label_rows, train_batches
 from spinenet_jax.data.decode import read_image
 from spinenet_jax.data.tfds_labels import TfdsLabels
 from spinenet_jax.errors import UserError
@@ -29,12 +32,15 @@ class Insects(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {'train': self._generate_examples(2), 'test': self._generate_examples(0)}
+        return {
+            'train': self._generate_examples((0, 1, 0, 1)),
+            'test': self._generate_examples((-1, -1, -1, -1)),
+            'mixed': self._generate_examples((1, -1, 1, -1)),
+        }
 
-    def _generate_examples(self, classes):
-        for n in range(4):
+    def _generate_examples(self, labels):
+        for n, label in enumerate(labels):
             gray = cv2.imencode('.jpg', np.full((8, 6, 3), 60 * n, np.uint8))[1].tobytes()
-            label = n % classes if classes else -1
             yield n, {'image': io.BytesIO(gray), 'label': label, 'file_name': f'{n}.jpg'}
 
 
@@ -58,6 +64,31 @@ def test_labels_start_at_one(data_dir):
 
 def test_secret_labels_stay_secret(data_dir):
     assert TfdsLabels('insects', 'test', data_dir)[0]['label'] == -1
+
+
+def settings(data_dir, split):
+    config = common.get_config().data
+    config.update({'source': 'tfds_labels', 'tfds_name': 'insects', 'root': data_dir})
+    config.update({'train_split': split, 'image_size': (16, 16), 'num_threads': 1})
+    return config
+
+
+def test_a_split_without_labels_is_not_trained_on(data_dir):
+    with pytest.raises(UserError, match='insects:test: has no labels to train on'):
+        build_source(settings(data_dir, 'test'), 'train', 0, LABEL)
+    assert len(build_source(settings(data_dir, 'test'), 'test', 0, LABEL)) == 4
+
+
+def test_images_without_a_label_are_replaced_and_counted(data_dir):
+    """The label -1 once trained the last class."""
+    config = settings(data_dir, 'mixed')
+    source = TfdsLabels('insects', 'mixed', data_dir)
+    process = {'process_index': 0, 'process_count': 1}
+    row = label_rows(config).train
+    stream = train_batches(source, row, config, batch_size=4, seed=0, start_step=0, **process)
+    assert next(stream)['label'].tolist() == [2, 2, 2, 2]
+    stream.close()
+    assert source.unreadable.count == 2 and 'it has no label' in source.unreadable.summary()
 
 
 def test_mistakes_are_one_line(data_dir):

@@ -16,7 +16,9 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax.data.batch import Category, Unreadable
+from spinenet_jax.data.batch import BOXES, Category, Rows, Unreadable
+from spinenet_jax.data.pipeline import Augmentation, WholeImage
+from spinenet_jax.evaluation.detection import DetectionEvaluator
 
 SIZES = [(40, 60), (64, 64), (100, 30), (32, 200), (50, 50), (90, 120), (33, 77)]
 BRIGHTNESS = [250, 40, 80, 120, 160, 200, 230]
@@ -25,6 +27,7 @@ BRIGHTNESS = [250, 40, 80, 120, 160, 200, 230]
 class SmallSource:
     """Seven images; their ids are 10 times their position, plus 3."""
 
+    provides = BOXES
     name = 'small'
     report = ()
 
@@ -85,10 +88,12 @@ class Brightness(nn.Module):
 class QuarterTask:
     """One box an image, and one row that is not valid."""
 
-    def images(self, batch):
+    rows = Rows(Augmentation((64, 64), 1.0, 1.0, False, 4), WholeImage((64, 64)))
+
+    def forward(self, model, batch, *, train):
         height, width = batch['image'].shape[1:3]
         content = batch['content_size'].prod(-1)[:, None, None, None] / (height * width)
-        return batch['image'] / 255.0 / jnp.maximum(content, 1e-6)
+        return model(batch['image'] / 255.0 / jnp.maximum(content, 1e-6), train=train)
 
     def predictions(self, outputs, batch):
         half = batch['content_size'] / 2.0
@@ -101,12 +106,14 @@ class QuarterTask:
             'valid': jnp.tile(jnp.array([True, False]), (count, 1)),
         }
 
+    def evaluator(self, source):
+        return DetectionEvaluator(source)
+
 
 def settings(batch_size):
     return ConfigDict(
         {
-            'task': 'detection',
-            'data': {'source': 'coco', 'image_size': (64, 64), 'num_threads': 1, 'worker_count': 0},
+            'data': {'num_threads': 1, 'worker_count': 0, 'max_pixels': 10**6},
             'eval': {'batch_size': batch_size},
         }
     )
@@ -115,12 +122,13 @@ def settings(batch_size):
 STATE = SimpleNamespace(params={'weight': np.float32(0.5)}, batch_stats={})
 
 
-def run(batch_size, source=None, eval_step=None):
+def run(batch_size, source=None, eval_step=None, **options):
     from spinenet_jax.evaluation.runner import evaluate
     from spinenet_jax.training.step import make_eval_step
 
     step = eval_step or make_eval_step(Brightness(), QuarterTask())
-    return evaluate(settings(batch_size), STATE, source or SmallSource(), step, progress=False)
+    config, source = settings(batch_size), source or SmallSource()
+    return evaluate(config, QuarterTask(), STATE, source, step, progress=False, **options)
 
 
 if __name__ == '__main__':

@@ -9,8 +9,10 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from spinenet_jax.data.batch import Rows
+from spinenet_jax.data.crops import CentralCrop, RandomCrop
 from spinenet_jax.data.image_folder import ImageFolder
-from spinenet_jax.evaluation.build import build_evaluator
+from spinenet_jax.evaluation.classification import ClassificationEvaluator
 from spinenet_jax.evaluation.report import table, write_files
 from spinenet_jax.evaluation.runner import evaluate
 from spinenet_jax.tasks.classification import ClassificationTask
@@ -32,7 +34,7 @@ def rows(*pairs):
 
 
 def test_counts_by_hand():
-    evaluator = build_evaluator('classification', TwoClasses())
+    evaluator = ClassificationEvaluator(TwoClasses())
     evaluator.update(rows((1, [1, 2, 3, 4, 5]), (1, [2, 3, 4, 5, 1]), (9, [1, 2, 3, 4, 5])))
     evaluator.update(rows((9, [9, 2, 3, 4, 5])))
     # Two of six were never seen: unreadable, so wrong.
@@ -42,7 +44,7 @@ def test_counts_by_hand():
 
 
 def test_secret_labels_do_not_count():
-    evaluator = build_evaluator('classification', TwoClasses())
+    evaluator = ClassificationEvaluator(TwoClasses())
     evaluator.update(rows((-1, [1, 2, 3, 4, 5]), (-1, [2, 3, 4, 5, 1])))
     assert evaluator.result() == {} and evaluator.per_class() == {}
     evaluator.update(rows((1, [1, 2, 3, 4, 5])))
@@ -50,7 +52,7 @@ def test_secret_labels_do_not_count():
 
 
 def test_fewer_than_five_classes():
-    evaluator = build_evaluator('classification', TwoClasses())
+    evaluator = ClassificationEvaluator(TwoClasses())
     evaluator.update(rows((1, [9, 1]), (9, [9, 1])))
     assert evaluator.result() == {'top1': pytest.approx(1 / 6), 'top5': pytest.approx(2 / 6)}
 
@@ -68,8 +70,8 @@ class Brightness(nn.Module):
 class RawTask(ClassificationTask):
     """Images as they are."""
 
-    def images(self, batch):
-        return batch['image'].astype(jnp.float32)
+    def forward(self, model, batch, *, train):
+        return model(batch['image'].astype(jnp.float32), train=train)
 
 
 @pytest.fixture(scope='module')
@@ -87,17 +89,17 @@ def source(tmp_path_factory):
 
 
 def settings(batch_size):
-    data = {'source': 'image_folder', 'image_size': (8, 8), 'eval_crop': 0.875}
-    data |= {'num_threads': 1, 'worker_count': 0}
-    return ConfigDict({'task': 'classification', 'data': data, 'eval': {'batch_size': batch_size}})
+    data = {'num_threads': 1, 'worker_count': 0, 'max_pixels': 10**6}
+    return ConfigDict({'data': data, 'eval': {'batch_size': batch_size}})
 
 
 @pytest.mark.parametrize('batch_size', [1, 4, 11, 64])
 def test_padding_changes_nothing(source, batch_size, tmp_path):
     """8 of 11 right; of the wrong ones, the 1 shown as 2 is among the best five, the 7 is not."""
     state = SimpleNamespace(params={'weight': np.float32(1)}, batch_stats={})
-    step = make_eval_step(Brightness(), RawTask((8, 8), 8))
-    result = evaluate(settings(batch_size), state, source, step, progress=False)
+    task = RawTask(Rows(RandomCrop((8, 8)), CentralCrop((8, 8))), 8)
+    step = make_eval_step(Brightness(), task)
+    result = evaluate(settings(batch_size), task, state, source, step, progress=False)
     assert result.metrics == {'top1': pytest.approx(8 / 11), 'top5': pytest.approx(9 / 11)}
     assert result.per_class == {'a': 0.5, 'b': 1, 'c': 1, 'e': 1, 'f': 1, 'g': 0.5}
     assert (result.images, result.skipped) == (10, 1)

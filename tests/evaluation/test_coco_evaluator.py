@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from spinenet_jax.evaluation.coco import METRICS, CocoEvaluator, to_xywh
+from spinenet_jax.evaluation.coco import METRICS, CocoEvaluator, rounded, to_xywh
 
 CATEGORIES = [
     SimpleNamespace(label=1, id=7, name='cat'),
@@ -147,7 +147,7 @@ def test_nothing_to_find_gives_no_metrics_but_keeps_detections(backend, annotati
     one(evaluator, 0, [[20, 10, 70, 110]], [0.9], [1])
     assert evaluator.result() == {}
     assert evaluator.per_class() == {}
-    assert evaluator.detections == [
+    assert [rounded(d) for d in evaluator.detections] == [
         {'image_id': 0, 'category_id': 7, 'bbox': [10, 20, 100, 50], 'score': 0.9}
     ]
 
@@ -211,8 +211,32 @@ def test_unknown_backend_is_refused():
         CocoEvaluator(None, CATEGORIES, 'matlab')
 
 
+def test_scores_closer_than_a_written_digit_keep_their_order(backend):
+    evaluator = CocoEvaluator(ground_truth([TWO[1]]), CATEGORIES, backend)
+    # The right box comes second and is better by 4e-7, which six digits do not show. Taken for a
+    # tie, the wrong box would stay first, and precision at recall 1 would be 1/2.
+    one(evaluator, 1, [[0, 0, 50, 50], [0, 0, 200, 200]], [0.5, 0.5000004], [2, 2])
+    assert evaluator.result()['AP'] == pytest.approx(1.0)
+
+
+def test_boxes_are_scored_to_less_than_a_hundredth_of_a_pixel(backend):
+    # 12 x 12 against 12 x 9: an overlap of 3/4 counts at AP75. Short of it by 0.004 pixels it does
+    # not, but two digits would make it 9.00 again.
+    truth = ground_truth([annotation(0, 0, 7, [0, 0, 12, 12])])
+    for height, expected in ((9.0, 1.0), (8.996, 0.0)):
+        evaluator = CocoEvaluator(truth, CATEGORIES, backend)
+        one(evaluator, 0, [[0, 0, height, 12]], [0.9], [1])
+        assert evaluator.result()['AP75'] == pytest.approx(expected)
+
+
 def test_to_xywh():
-    assert to_xywh([20, 10, 70, 110.126]) == [10, 20, 100.13, 50]
+    assert to_xywh([20, 10, 70, 110.5]) == [10, 20, 100.5, 50]
+
+
+def test_a_written_detection_is_short_and_the_scored_one_stays_as_it_is():
+    detection = {'image_id': 3, 'bbox': [1.23456, 0.0, 7.0, 8.999], 'score': 0.12345678}
+    assert rounded(detection) == {'image_id': 3, 'bbox': [1.23, 0.0, 7.0, 9.0], 'score': 0.123457}
+    assert detection['score'] == 0.12345678
 
 
 def square_mask(box, size=(300, 400)):

@@ -5,10 +5,17 @@ import json
 import pytest
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.evaluation.report import mismatches, table, write_files
+from spinenet_jax.evaluation.report import (
+    folder_of,
+    mismatches,
+    problem,
+    table,
+    write_files,
+)
 from spinenet_jax.evaluation.runner import EvaluationResult
 
-DETECTION = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.0], 'score': 0.5}
+DETECTION = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.001], 'score': 0.50000009}
+WRITTEN = {'image_id': 1, 'category_id': 2, 'bbox': [0.0, 1.0, 2.0, 3.0], 'score': 0.5}
 RESULT = EvaluationResult(
     metrics={'AP': 0.25, 'AP50': 0.5},
     per_class={'cat': 0.1, 'zebra': 0.4},
@@ -40,12 +47,41 @@ def test_files(tmp_path):
         'AP': 0.25, 'AP50': 0.5, 'step': 7, 'split': 'val', 'images': 2, 'skipped': 1,
         'per_class': {'cat': 0.1, 'zebra': 0.4},
     }  # fmt: skip
-    assert json.loads((folder / 'detections.json').read_text()) == [DETECTION]
+    assert json.loads((folder / 'detections.json').read_text()) == [WRITTEN]
 
 
 def test_no_results_file_without_metrics(tmp_path):
     write_files(tmp_path, BARE, {})
     assert [p.name for p in tmp_path.iterdir()] == ['detections.json']
+
+
+def test_what_is_missing_of_the_files_is_named(tmp_path):
+    assert problem(tmp_path).endswith('results.json is missing')
+    write_files(tmp_path, RESULT, {})
+    assert problem(tmp_path) == ''
+    (tmp_path / 'detections.json').write_text('[{"image_id": 1, "cat')
+    assert 'detections.json is damaged' in problem(tmp_path)
+    (tmp_path / 'detections.json').unlink()
+    assert problem(tmp_path).endswith('detections.json is missing')
+    (tmp_path / 'results.json').write_text('{"top1": 0.5}')
+    assert problem(tmp_path) == '', 'a classifier has no detections'
+
+
+def test_results_come_after_detections_and_each_is_whole_or_absent(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr('spinenet_jax.files.os.fsync', full)
+        with pytest.raises(OSError):
+            write_files(tmp_path, RESULT, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_split_has_a_folder_of_its_own():
+    assert folder_of('/runs/a', '').as_posix() == '/runs/a'
+    assert folder_of('/runs/a', 'val2017').as_posix() == '/runs/a/eval-val2017'
+    assert folder_of('gs://b/a', '../x y').as_posix() == 'gs://b/a/eval-.._x_y'
 
 
 def test_expected_numbers():

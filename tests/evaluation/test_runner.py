@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import small
 
-from spinenet_jax.errors import UserError
-from spinenet_jax.evaluation.build import build_evaluator
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.training.step import make_eval_step
 
@@ -93,9 +91,9 @@ def test_the_step_compiles_once_for_many_evaluations(result):
     traces = []
 
     class Counting(small.QuarterTask):
-        def images(self, batch):
+        def forward(self, model, batch, *, train):
             traces.append(1)
-            return super().images(batch)
+            return super().forward(model, batch, train=train)
 
     step = make_eval_step(small.Brightness(), Counting())
     first, second = small.run(4, eval_step=step), small.run(4, eval_step=step)
@@ -125,6 +123,10 @@ def test_boxes_are_clipped_to_the_original_image():
     assert out.dtype == np.float32
 
 
-def test_unknown_task_is_refused():
-    with pytest.raises(UserError, match=r'config\.task'):
-        build_evaluator('divination', small.SmallSource())
+def test_rows_of_examples_are_kept(result):
+    other = small.run(4, small.SmallSource(broken=[2]), examples=[0, 2, 5])
+    assert sorted(other.examples) == [0, 5]
+    row = other.examples[5]
+    assert row['original_size'].tolist() == list(small.SIZES[5])
+    assert row['boxes'].shape == (2, 4) and row['valid'].tolist() == [True, False]
+    assert result.examples == {}

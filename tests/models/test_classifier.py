@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spinenet_jax.cost import Cost, model_cost
+from spinenet_jax.analysis.cost import Cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.classifier import aggregate
 from spinenet_jax.models.graph import SCALING
@@ -33,7 +33,7 @@ SIZES = {
 
 
 def classifier(**changes):
-    return build_model(model_config(**changes), None, task='classification', platform='gpu')
+    return build_model(model_config(**changes), task='classification', axis_name=None)
 
 
 def variable_shapes(model, size=(64, 64)):
@@ -103,7 +103,9 @@ def test_head_starts_small_and_ends_in_float32():
 @pytest.mark.parametrize('backbone', ['spinenet', 'resnet_fpn'])
 def test_backbone_moves_to_a_detector_and_back(backbone):
     config = model_config(backbone=backbone)
-    models = [build_model(config, None, task=task) for task in ('classification', 'detection')]
+    models = [
+        build_model(config, task=task, axis_name=None) for task in ('classification', 'detection')
+    ]
     trees = [
         jax.tree.map(lambda s, v=value: np.full(s.shape, v, s.dtype), variable_shapes(model))
         for value, model in enumerate(models)

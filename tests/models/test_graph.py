@@ -3,7 +3,18 @@
 import pytest
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.graph import GRAPHS, Block, Graph, filters, validate
+from spinenet_jax.models.graph import (
+    GRAPHS,
+    Block,
+    Graph,
+    filters,
+    from_text,
+    load,
+    resolve,
+    to_json,
+    to_text,
+    validate,
+)
 
 
 @pytest.mark.parametrize('graph', GRAPHS.values(), ids=GRAPHS)
@@ -61,3 +72,83 @@ def test_invalid_graph_is_refused_in_one_line(blocks, message):
 
 def test_good_graph_passes():
     validate(Graph('mine', GOOD), 3, 4)
+
+
+STEMMED = 'stem 2,2,3,4 | 3B 1,2 | 3R 3,4 out | 4B 4,5 out'
+
+
+def test_text_of_a_graph_comes_back():
+    for graph in GRAPHS.values():
+        assert from_text(to_text(graph), graph.name) == graph
+    assert to_text(from_text(STEMMED)) == STEMMED
+    graph = from_text(STEMMED)
+    assert graph.levels == (2, 2, 3, 4, 3, 3, 4)
+    assert graph.kinds == ('bottleneck',) * 5 + ('residual', 'bottleneck')
+    assert graph.outputs == {3: 5, 4: 6}
+    validate(graph, 3, 4)
+
+
+def test_last_block_of_a_stem_is_used_or_merged():
+    graph = from_text('stem 2,3,4 | 3B 0,1 out | 4B 1,3 out')
+    assert graph.merges == {4: (2,)}
+    validate(graph, 3, 4)
+    with pytest.raises(UserError, match=r'block 2 .level 4.: no block uses it and'):
+        validate(from_text('stem 2,3,4 | 3B 0,1 out | 4R 1,3 out'), 3, 4)
+    with pytest.raises(UserError, match=r'block 1 .level 2.: no output depends on it'):
+        validate(from_text('3B 0 out | 4B 2 out'), 3, 4)
+
+
+@pytest.mark.parametrize(
+    ('stem', 'message'),
+    [
+        ('3,3', 'level 3 cannot follow level 2'),
+        ('2,4', 'stem block 1: level 4'),
+        ('2,3,2', 'block 2'),
+    ],
+)
+def test_stem_goes_one_level_at_a_time(stem, message):
+    with pytest.raises(UserError, match=message):
+        validate(from_text(f'stem {stem} | 3B 0,1 out | 4B 1,2 out'), 3, 4)
+
+
+def test_graph_by_name_text_and_file(tmp_path):
+    graph = GRAPHS['r0_sp53']
+    assert load('r0_sp53') is graph
+    assert load(to_text(graph)).blocks == graph.blocks
+    path = tmp_path / 'best.json'
+    path.write_text(to_json(graph, {'reward': 0.5}))
+    assert load(str(path)) == graph
+    assert resolve('r0_sp53') == 'r0_sp53'
+    assert resolve(str(path)) == to_text(graph)
+    assert resolve(f' {to_text(graph)} ') == to_text(graph)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'none.json: No such file'),
+        ('not json', "best.json: no JSON object with the text of a graph as 'graph'"),
+        ('{"blocks": []}', "best.json: no JSON object with the text of a graph as 'graph'"),
+        ('{"graph": "3Q 0,1"}', "entry '3Q 0,1' must read like"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, content, message):
+    path = tmp_path / ('none.json' if content is None else 'best.json')
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load(str(path))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('spinenet50', "model.graph='spinenet50': choose one of spinenet49, r0_sp53"),
+        ('2B 0,1 | 3B 0;1', "entry '3B 0;1' must read like"),
+        ('2B 0,1 |', "entry '' must read like"),
+    ],
+)
+def test_a_source_that_is_no_graph(source, message):
+    with pytest.raises(UserError, match=message):
+        load(source)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spinenet_jax.cost import Cost, model_cost
+from spinenet_jax.analysis.cost import Cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import GRAPHS, SCALING
 from spinenet_jax.models.resnet import DEPTHS
@@ -34,7 +34,8 @@ def config_of(graph, name):
 
 @pytest.mark.parametrize(('graph', 'name', 'side'), SIZES)
 def test_size(graph, name, side):
-    costs = model_cost(build_model(config_of(graph, name), None, platform='gpu'), (side, side))
+    model = build_model(config_of(graph, name), task='detection', axis_name=None)
+    costs = model_cost(model, (side, side))
     total = sum(costs.values(), Cost())
     backbone, everything, billions = SIZES[graph, name, side]
     assert costs['backbone'].parameters == backbone

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spinenet_jax.data.batch import Rows
+from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.detection import DetectionTask, spread
@@ -15,7 +17,8 @@ CLASSES = 4
 
 @pytest.fixture(scope='module')
 def task():
-    return DetectionTask(SIZE, CLASSES, 3.0, (3, 7), Rules(first_class=1))
+    rows = Rows(Augmentation(SIZE, 1.0, 1.0, False, 6), WholeImage(SIZE))
+    return DetectionTask(rows, CLASSES, 3.0, (3, 7), Rules(first_class=1))
 
 
 def batch_of(boxes, labels, rows=6):
@@ -47,11 +50,16 @@ def outputs_of(task, logits, codes):
     return cut
 
 
-def test_targets_and_counts(task):
+def losses_of(task, outputs, targets):
+    numerators, normalisers = task.numerators(outputs, targets), task.normalisers(outputs, targets)
+    return task.losses(numerators, normalisers)
+
+
+def test_targets_and_their_number(task):
     targets = jax.jit(task.targets)(batch_of([[8, 8, 32, 32], [40, 0, 128, 96]], [1, 3]))
     labels = np.asarray(targets.labels[0])
     assert set(labels) == {-1, 1, 3}
-    assert float(task.counts(targets)['positives']) == (labels > 0).sum()
+    assert float(task.normalisers(None, targets)['positives']) == (labels > 0).sum()
 
 
 def test_losses_by_hand(task):
@@ -59,16 +67,19 @@ def test_losses_by_hand(task):
     targets = jax.jit(task.targets)(batch)
     anchors, positives = targets.labels.shape[1], int(targets.positive.sum())
     logits, codes = np.zeros((1, anchors, CLASSES)), np.asarray(targets.codes) + 0.5
-    sums = jax.jit(task.sums)(outputs_of(task, logits, codes), targets)
+    outputs = outputs_of(task, logits, codes)
+    numerators = jax.jit(task.numerators)(outputs, targets)
     # At logit 0 each element costs log 2 / 2^1.5: times 0.25 for a positive, 0.75 for the others.
     unit = np.log(2) / 2**1.5
     others = anchors * CLASSES - positives
-    np.testing.assert_allclose(sums['class'], unit * (0.25 * positives + 0.75 * others), 1e-4)
+    expected = unit * (0.25 * positives + 0.75 * others)
+    np.testing.assert_allclose(numerators['class'], expected, 1e-4)
     # An error of 0.5 costs 0.1 * 0.5 - 0.005 = 0.045, four a positive.
-    np.testing.assert_allclose(sums['box'], 4 * 0.045 * positives, 1e-5)
-    loss = task.loss(sums, task.counts(targets))
-    np.testing.assert_allclose(loss['box_loss'], 0.045 * positives / (positives + 1), 1e-5)
-    np.testing.assert_allclose(loss['loss'], loss['class_loss'] + 50 * loss['box_loss'], 1e-6)
+    np.testing.assert_allclose(numerators['box'], 4 * 0.045 * positives, 1e-5)
+    losses = losses_of(task, outputs, targets)
+    np.testing.assert_allclose(losses['box_loss'], 0.045 * positives / (positives + 1), 1e-5)
+    total = losses['class_loss'] + 50 * losses['box_loss']
+    np.testing.assert_allclose(losses['loss'], total, 1e-6)
 
 
 def test_image_without_boxes_has_finite_loss_and_gradient(task):
@@ -78,11 +89,11 @@ def test_image_without_boxes_has_finite_loss_and_gradient(task):
 
     def loss(logits):
         outputs = outputs_of(task, logits, jnp.ones((1, anchors, 4)))
-        return task.loss(task.sums(outputs, targets), task.counts(targets))['loss']
+        return losses_of(task, outputs, targets)['loss']
 
     value, grad = jax.jit(jax.value_and_grad(loss))(jnp.full((1, anchors, CLASSES), -4.0))
     assert np.isfinite(value) and value > 0 and np.isfinite(grad).all()
-    assert float(task.counts(targets)['positives']) == 0
+    assert float(task.normalisers(None, targets)['positives']) == 0
 
 
 def test_perfect_outputs_give_the_boxes_back(task):
@@ -111,7 +122,7 @@ def test_boxes_are_clipped_to_the_input(task):
 def test_images_are_normalised_and_padded_with_zero(task):
     batch = batch_of(np.zeros((0, 4)), [])
     batch['content_size'] = np.array([[64, 96]], np.int32)
-    images = np.asarray(task.images(batch))
+    images = np.asarray(task.forward(lambda images, train: images, batch, train=False))
     assert not images[0, 64:].any()
     np.testing.assert_allclose(images[0, 0, 0], [-2.1179039, -2.0357142, -1.8044444], rtol=1e-5)
 

@@ -4,13 +4,17 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny import CLASSES, TinyModel, batch_at, on_devices
+from tiny import CLASSES, TinyModel, batch_at
 
+from spinenet_jax.data.batch import Rows
+from spinenet_jax.data.crops import CentralCrop, RandomCrop
+from spinenet_jax.parallel import replicate, split, unreplicate
 from spinenet_jax.tasks.classification import ClassificationTask
-from spinenet_jax.training.state import create_state, replicate, unreplicate
+from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_eval_step, make_train_step
 
-TASK = ClassificationTask((8, 8), CLASSES, label_smoothing=0.1)
+ROWS = Rows(RandomCrop((8, 8)), CentralCrop((8, 8)))
+TASK = ClassificationTask(ROWS, CLASSES, label_smoothing=0.1)
 SGD = optax.sgd(0.1, momentum=0.9)
 
 
@@ -24,14 +28,17 @@ def batch(position, size=16):
 def run(devices, accumulate_steps=1, steps=3):
     devices = jax.devices()[:devices]
     step = make_train_step(
-        *(TinyModel(), TASK, SGD, lambda step: 0.1),
+        TinyModel(),
+        TASK,
+        SGD,
+        lambda step: 0.1,
         seed=0,
         accumulate_steps=accumulate_steps,
         devices=devices,
     )
     state = replicate(create_state(TinyModel(), SGD, TASK.image_size, seed=0), devices)
     for position in range(steps):
-        state, metrics = step(state, on_devices(batch(position), len(devices)))
+        state, metrics = step(state, split(batch(position), len(devices)))
     return unreplicate(state), unreplicate(metrics)
 
 
@@ -54,7 +61,7 @@ def test_metrics_are_means_over_images_with_micro_batches_too():
 def test_predictions_of_all_devices_are_gathered():
     state, _ = run(4, steps=1)
     variables = replicate({'params': state.params, 'batch_stats': state.batch_stats})
-    rows = make_eval_step(TinyModel(), TASK)(variables, on_devices(batch(0), 4))
+    rows = make_eval_step(TinyModel(), TASK)(variables, split(batch(0), 4))
     classes, label = np.asarray(rows['classes']), np.asarray(rows['label'])
     assert classes.shape == (4, 16, 2) and label.shape == (4, 16)
     np.testing.assert_array_equal(label[3], batch(0)['label'])

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import logging
 from tiny import accuracy, tiny_config, tiny_experiment
 
+from spinenet_jax import launch
 from spinenet_jax.errors import UserError
+from spinenet_jax.evaluation import report
 from spinenet_jax.training import loop
-from spinenet_jax.training.checkpoint import load_model
+from spinenet_jax.training.checkpoint import committed_steps, load_model
 from spinenet_jax.training.metrics import NonFiniteError
 from spinenet_jax.training.preempt import PreemptionWatch
 
@@ -128,13 +132,147 @@ def test_killed_without_warning_repeats_from_the_checkpoint(straight, tmp_path):
     assert metrics(tmp_path) == metrics(folder)
 
 
+def killed_at(moment, monkeypatch):
+    """The run ends at one of the things that an evaluation does one after the other."""
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    target = {
+        'best': (loop.Checkpoints, 'note_evaluation'),
+        'results': (report, 'write_files'),
+        'mark': (loop.MetricsLog, 'write'),
+    }[moment]
+    if moment == 'mark':
+        write = loop.MetricsLog.write
+
+        def kill(self, step, values):
+            if step == 20 and 'eval/AP' in values:
+                raise KeyboardInterrupt
+            write(self, step, values)
+
+    if moment == 'best':
+        note = loop.Checkpoints.note_evaluation
+
+        def kill(self, step, *values):
+            if step == 20:
+                raise KeyboardInterrupt
+            return note(self, step, *values)
+
+    monkeypatch.setattr(*target, kill)
+
+
+@pytest.mark.parametrize('moment', ['best', 'results', 'mark'])
+def test_the_end_of_an_evaluation_is_made_up_for(straight, tmp_path, monkeypatch, moment):
+    """Killed between any two of its files: the line in metrics.jsonl is the last of them."""
+    folder, _ = straight
+    with monkeypatch.context() as patched:
+        killed_at(moment, patched)
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path)
+    assert max(x['step'] for x in metrics(tmp_path) if 'eval/AP' in x) == 16
+    go(tmp_path)
+    assert metrics(tmp_path) == metrics(folder)
+    for name in ('best.json', 'detections.json'):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
+    assert json.loads((tmp_path / 'results.json').read_text())['step'] == 20
+
+
+@pytest.mark.parametrize('name', ['results.json', 'detections.json'])
+@pytest.mark.parametrize('content', [None, '{"AP": 0.3'])
+def test_results_that_are_missing_or_damaged_are_made_anew(straight, tmp_path, name, content):
+    shutil.copytree(straight[0], tmp_path / 'run')
+    path = tmp_path / 'run' / name
+    whole = path.read_text()
+    path.unlink() if content is None else path.write_text(content)
+    go(tmp_path / 'run')
+    again = path.read_text()
+    assert again == whole if name == 'detections.json' else json.loads(again)['step'] == 20
+
+
+def test_a_checkpoint_is_committed_before_it_is_called_the_best(tmp_path, monkeypatch):
+    seen = []
+    note = loop.Checkpoints.note_evaluation
+
+    def looking(self, step, *values):
+        seen.append((step, step in committed_steps(self.folder)))
+        return note(self, step, *values)
+
+    monkeypatch.setattr(loop.Checkpoints, 'note_evaluation', looking)
+    go(tmp_path)
+    assert seen == [(8, True), (16, True), (20, True)]
+
+
+@pytest.mark.parametrize('step', [18, 20])
+def test_a_damaged_checkpoint_changes_nothing_but_the_time(straight, tmp_path, step):
+    """The newest, or the one before it; the run ends as if nothing had happened."""
+    folder, state = straight
+    shutil.copytree(folder, tmp_path / 'run')
+    for damaged in {step, 20}:
+        (tmp_path / 'run' / 'checkpoints' / str(damaged) / 'optimizer' / '_METADATA').unlink()
+    assert_equal(go(tmp_path / 'run').state, state)
+    assert metrics(tmp_path / 'run') == metrics(folder)
+    best = (folder / 'best.json').read_text()
+    assert (tmp_path / 'run' / 'best.json').read_text() == best
+
+
+SMALL_FILES = ('config.json', 'environment.json', 'categories.json', 'best.json', 'metrics.jsonl')
+NONSENSE = {
+    'empty': b'',
+    'cut': b'{"step": 3, "ep',
+    'no object': b'[1, 2]\n7\nnull\n"x"\n',
+    'other object': b'{"a": {"b": 1}}\n',
+    'not UTF-8': b'\xff\xfe\x00{"step": 1}\n',
+    'NUL': bytes(1000),
+}
+
+
+@pytest.mark.parametrize('content', NONSENSE.values(), ids=NONSENSE)
+def test_damaged_small_files_of_a_workdir_are_put_right(straight, tmp_path, content):
+    """They are noticed before a step is trained, and end no run."""
+    folder, state = straight
+    shutil.copytree(folder, tmp_path / 'run')
+    for name in SMALL_FILES:
+        (tmp_path / 'run' / name).write_bytes(content)
+    assert_equal(go(tmp_path / 'run').state, state)
+    for name in set(SMALL_FILES) - {'metrics.jsonl', 'best.json'}:
+        whole = json.loads((folder / name).read_text())
+        assert json.loads((tmp_path / 'run' / name).read_text()) == whole
+    assert [x['step'] for x in metrics(tmp_path / 'run')] == [20], 'evaluated anew, as it is lost'
+    assert json.loads((tmp_path / 'run' / 'best.json').read_text())['step'] == 20
+
+
+def test_damaged_best_is_found_again_in_the_metrics(straight, tmp_path):
+    shutil.copytree(straight[0], tmp_path / 'run')
+    whole = (straight[0] / 'best.json').read_text()
+    (tmp_path / 'run' / 'best.json').write_text('{')
+    go(tmp_path / 'run')
+    assert (tmp_path / 'run' / 'best.json').read_text() == whole
+
+
+@pytest.mark.parametrize('name', SMALL_FILES)
+def test_a_folder_in_the_place_of_a_small_file_is_one_line(straight, tmp_path, name):
+    shutil.copytree(straight[0], tmp_path / 'run')
+    (tmp_path / 'run' / name).unlink()
+    (tmp_path / 'run' / name / 'inside').mkdir(parents=True)
+    with pytest.raises((UserError, OSError)) as caught:
+        go(tmp_path / 'run')
+    line, status = launch._line_of(caught.value, '')
+    assert name in line and 'folder' in line and '\n' not in line and status in (1, 2)
+
+
 def test_finished_run_has_nothing_to_do(straight, monkeypatch):
     folder, state = straight
+    said = []
+    monkeypatch.setattr(logging, 'info', lambda text, *values: said.append(text % values))
     monkeypatch.setattr(loop, 'create_state', None)  # weights are not drawn to be thrown away
     before = metrics(folder)
     again = go(folder)
     assert again.finished and metrics(folder) == before
     assert_equal(again.state, state)
+    assert 'step 20 is saved and the last one is 20: nothing to train' in said
+    go(folder, config=tiny_config(epochs=4))
+    assert 'step 20 is saved and the last one is 16: nothing to train' in said
 
 
 def test_bad_loss_keeps_the_last_good_checkpoint(tmp_path):
@@ -153,6 +291,21 @@ def test_bad_loss_at_a_checkpoint_step_is_not_saved(tmp_path):
     with pytest.raises(NonFiniteError, match=r'^step 3: .* no checkpoint was saved'):
         go(tmp_path, bad_step=2)
     assert steps_on_disk(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('optim', 'epochs'),
+    [({'momentum': float('nan')}, 1), ({'learning_rate': 1e38, 'warmup_start_rate': 1e38}, 5)],
+)
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path, optim, epochs):
+    """The loss looks at the weights before the update; what is saved is what comes after it."""
+    config = tiny_config(epochs=epochs, checkpoint_every_steps=1, eval_every_epochs=1000)
+    config.optim.update(optim)
+    with pytest.raises(NonFiniteError, match=r'^step 1: its update left params/.* no checkpoint'):
+        go(tmp_path, config=config)
+    assert steps_on_disk(tmp_path) == []
+    lower = tiny_config(epochs=1)
+    assert go(tmp_path, config=lower).finished
 
 
 def test_other_model_in_the_workdir_is_refused(straight):
@@ -188,3 +341,15 @@ def test_workdir_that_is_a_file(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'--workdir=.*file: cannot be written'):
         loop.train(tiny_config(), tmp_path / 'file')
+
+
+@pytest.mark.parametrize(('epochs', 'steps'), [(0.5, 2), (0.001, 1)])
+def test_a_part_of_an_epoch_is_a_run_of_at_least_one_step(tmp_path, epochs, steps):
+    config = tiny_config(epochs=epochs, eval_every_epochs=0.3)
+    assert int(go(tmp_path, config=config).state.step) == steps
+    assert [x['step'] for x in metrics(tmp_path) if 'eval/AP' in x] == list(range(1, steps + 1))
+
+
+def test_a_run_of_more_steps_than_can_be_counted_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r'train\.epochs=1e\+09 of 4 steps'):
+        go(tmp_path, config=tiny_config(epochs=1e9))

@@ -67,6 +67,13 @@ def test_unknown_schedule():
         rates(settings(schedule='linear'))
 
 
+def test_two_boundaries_at_one_step_decay_twice():
+    """Epochs 1 and 1.01 of ten steps are both step 10."""
+    for epochs in ((1, 1.01, 2), (1, 1, 2)):
+        found = rates(settings(decay_epochs=epochs, warmup_epochs=0.0), total=30)
+        np.testing.assert_allclose(found[[9, 10, 20]], [1.0, 0.01, 0.001], rtol=1e-5)
+
+
 def test_steps_per_epoch_counts_the_last_batch():
     assert optim.steps_per_epoch(118_287, 256) == 463
     assert optim.steps_per_epoch(16, 8) == 2

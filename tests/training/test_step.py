@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import TinyModel, TinyTask, batch_at, on_devices
+from tiny import TinyModel, TinyTask, batch_at, run_forward
 
-from spinenet_jax.training.state import create_state, replicate, unreplicate
+from spinenet_jax.parallel import replicate, split, unreplicate
+from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_eval_step, make_train_step
 
 TASK = TinyTask()
@@ -17,7 +18,10 @@ SGD = optax.sgd(0.1, momentum=0.9)
 def run(model, device_count, steps=3, accumulate_steps=1, batches=batch_at):
     devices = jax.devices()[:device_count]
     step = make_train_step(
-        *(model, TASK, SGD, lambda step: 0.1),
+        model,
+        TASK,
+        SGD,
+        lambda step: 0.1,
         seed=0,
         accumulate_steps=accumulate_steps,
         devices=devices,
@@ -25,7 +29,7 @@ def run(model, device_count, steps=3, accumulate_steps=1, batches=batch_at):
     state = replicate(create_state(model, SGD, TASK.image_size, seed=0), devices)
     history = []
     for position in range(steps):
-        state, metrics = step(state, on_devices(batches(position, 16), device_count))
+        state, metrics = step(state, split(batches(position, 16), device_count))
         history.append({k: np.asarray(v) for k, v in metrics.items()})
     return state, history
 
@@ -56,9 +60,9 @@ def test_gradient_equals_plain_autodiff_of_the_whole_batch():
 
     def loss(params):
         variables = {'params': params, 'batch_stats': state.batch_stats}
-        outputs, _ = model.apply(variables, TASK.images(batch), train=True, mutable=['batch_stats'])
-        targets = TASK.targets(batch)
-        return TASK.loss(TASK.sums(outputs, targets), TASK.counts(targets))['loss']
+        outputs, targets = run_forward(TASK, model, variables, batch, True), TASK.targets(batch)
+        numerators = TASK.numerators(outputs, targets)
+        return TASK.losses(numerators, TASK.normalisers(outputs, targets))['loss']
 
     value, grads = jax.value_and_grad(loss)(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
@@ -92,9 +96,10 @@ def test_accumulation_weighs_micro_batches_by_their_counts():
     for micro in range(2):
         piece = {k: v[rows[:, micro].ravel()] for k, v in batch.items()}
         variables = {'params': state.params, 'batch_stats': state.batch_stats}
-        outputs, _ = model.apply(variables, TASK.images(piece), train=True, mutable=['batch_stats'])
-        sums = TASK.sums(outputs, TASK.targets(piece))
-        total += TASK.loss(sums, TASK.counts(TASK.targets(batch)))['loss']
+        outputs = run_forward(TASK, model, variables, piece, True)
+        numerators = TASK.numerators(outputs, TASK.targets(piece))
+        normalisers = TASK.normalisers(outputs, TASK.targets(batch))
+        total += TASK.losses(numerators, normalisers)['loss']
     assert metrics[0]['loss'][0] == pytest.approx(float(total), rel=1e-5)
 
 
@@ -117,7 +122,7 @@ def test_every_number_is_reduced_once():
     devices = jax.devices()[:2]
     step = make_train_step(model, TASK, SGD, lambda step: 0.1, seed=0, devices=devices)
     state = create_state(model, SGD, TASK.image_size, seed=0)
-    jaxpr = jax.make_jaxpr(step)(replicate(state, devices), on_devices(batch_at(0, 4), 2))
+    jaxpr = jax.make_jaxpr(step)(replicate(state, devices), split(batch_at(0, 4), 2))
     reduced = [
         variable.aval.size
         for equation in all_equations(jaxpr.jaxpr)
@@ -149,10 +154,10 @@ def test_eval_step_gathers_the_global_batch_in_order():
     state = create_state(model, SGD, TASK.image_size, seed=0)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
     batch = batch_at(0, 8) | {'index': np.arange(8, dtype=np.int32)}
-    results = make_eval_step(model, TASK)(replicate(variables), on_devices(batch, 4))
+    results = make_eval_step(model, TASK)(replicate(variables), split(batch, 4))
     assert 'image' not in results
     np.testing.assert_array_equal(results['index'][0], np.arange(8))
     np.testing.assert_array_equal(results['index'][3], np.arange(8))
-    direct = TASK.predictions(model.apply(variables, TASK.images(batch), train=False), batch)
+    direct = TASK.predictions(run_forward(TASK, model, variables, batch), batch)
     np.testing.assert_array_equal(results['classes'][0], direct['classes'])
     assert jnp.asarray(results['scores']).shape == (4, 8)

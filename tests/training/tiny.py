@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from configs import common
+from spinenet_jax.data.batch import Field, Rows
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.training.experiment import Experiment
 
@@ -40,37 +41,58 @@ class TinyModel(nn.Module):
         return nn.Dense(CLASSES, name='head')(x.mean((1, 2)))
 
 
+class TinyRow:
+    """What the rows of `batch_at` hold, for training and evaluation alike."""
+
+    needs = frozenset({'label'})
+    fields = {  # noqa: RUF012
+        'image': Field((8, 8, 3), np.uint8),
+        'label': Field((), np.int32),
+        'valid': Field((), np.bool_),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class TinyTask:
     """Cross-entropy over the valid rows only."""
 
-    image_size: tuple[int, int] = (8, 8)
-    device_keys_train: tuple[str, ...] = ('image', 'label', 'valid')
-    device_keys_eval: tuple[str, ...] = ('image', 'label', 'valid')
-
-    def images(self, batch):
-        return batch['image'].astype(jnp.float32) / 255.0
+    rows = Rows(TinyRow(), TinyRow())
+    image_size = (8, 8)
+    streams = ('dropout',)
+    main_metric = 'AP'
 
     def targets(self, batch):
         weight = batch['valid'].astype(jnp.float32)
         return {'onehot': jax.nn.one_hot(batch['label'], CLASSES), 'weight': weight}
 
-    def counts(self, targets):
+    def forward(self, model, batch, *, train):
+        return model(batch['image'].astype(jnp.float32) / 255.0, train=train)
+
+    def normalisers(self, outputs, targets):
         return {'rows': targets['weight'].sum()}
 
-    def sums(self, outputs, targets):
+    def numerators(self, outputs, targets):
         losses = -(jax.nn.log_softmax(outputs) * targets['onehot']).sum(-1)
         return {
             'entropy': (losses * targets['weight']).sum(),
             'size': (jnp.square(outputs).sum(-1) * targets['weight']).sum(),
         }
 
-    def loss(self, sums, counts):
-        parts = {name + '_loss': value / (counts['rows'] + 1) for name, value in sums.items()}
+    def losses(self, numerators, normalisers):
+        rows = normalisers['rows'] + 1
+        parts = {name + '_loss': value / rows for name, value in numerators.items()}
         return {'loss': parts['entropy_loss'] + 0.1 * parts['size_loss'], **parts}
 
     def predictions(self, outputs, batch):
         return {'classes': outputs.argmax(-1).astype(jnp.int32), 'scores': outputs.max(-1)}
+
+
+def run_forward(task, model, variables, batch, train=False):
+    """The task's forward pass outside of a step; in training, the outputs without statistics."""
+    if not train:
+        return nn.apply(task.forward, model)(variables, batch, train=False)
+    apply = nn.apply(task.forward, model, mutable=['batch_stats'])
+    return apply(variables, batch, train=True)[0]
 
 
 def batch_at(position: int, size: int, seed: int = 0) -> dict[str, Any]:
@@ -80,11 +102,6 @@ def batch_at(position: int, size: int, seed: int = 0) -> dict[str, Any]:
     noise = rng.integers(0, 80, (size, 8, 8, 3))
     image = (noise + 80 * label[:, None, None, None]).clip(0, 255).astype(np.uint8)
     return {'image': image, 'label': label, 'valid': rng.random(size) < 0.8}
-
-
-def on_devices(batch: dict[str, Any], count: int) -> dict[str, Any]:
-    """[count * B, ...] -> [count, B, ...]."""
-    return {k: v.reshape(count, len(v) // count, *v.shape[1:]) for k, v in batch.items()}
 
 
 def stream(start_step: int, batch_size: int, seed: int = 0, bad_step: int = -1):
@@ -101,7 +118,7 @@ def accuracy(state, seed: int = 99) -> EvaluationResult:
     """Scores the tiny model on one fixed batch."""
     batch = batch_at(0, 64, seed)
     variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    outputs = TinyModel(axis_name=None).apply(variables, TinyTask().images(batch), train=False)
+    outputs = run_forward(TinyTask(), TinyModel(axis_name=None), variables, batch)
     found = np.asarray(outputs).argmax(-1)
     score = float((found == batch['label']).mean())
     return EvaluationResult({'AP': score}, {}, [], images=64, skipped=0, seconds=0.0)

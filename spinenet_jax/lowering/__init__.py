@@ -1,0 +1,1 @@
+"""How convolutions, pools and norms are computed on each kind of device."""

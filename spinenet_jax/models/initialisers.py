@@ -1,0 +1,78 @@
+"""Initialisers of kernels, which Flax calls and which can also draw with numpy on the host.
+
+A deep network has hundreds of kernels. Drawn by JAX, each distinct shape is a program of its own to
+compile; drawn by numpy, none is (`training/initialisation.py`). The distributions are the same.
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+CUT = 2.0  # deviations, where truncated normal distributions end
+CUT_DEVIATION = 0.87962566103423978  # of a unit normal distribution after that
+
+
+class HostInitialiser(Protocol):
+    """An initialiser that can draw with numpy."""
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        """As every Flax initialiser."""
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """f32[shape] of the same distribution."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Normal values around zero.
+
+    Attributes:
+      stddev: their standard deviation.
+    """
+
+    stddev: float
+
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        """As `nn.initializers.normal`."""
+        return nn.initializers.normal(self.stddev)(key, shape, dtype)
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """f32[shape] drawn with numpy."""
+        values = generator.standard_normal(shape, np.float32)
+        values *= np.float32(self.stddev)
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class FanIn:
+    """Normal values around zero with variance 1 / (inputs of an output), cut at two deviations.
+
+    What TensorFlow calls variance scaling with a truncated normal distribution: values are scaled
+    so that the variance is met after the cut. The last axis of a kernel counts outputs.
+    """
+
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        """As `nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')`."""
+        scaled = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+        return scaled(key, shape, dtype)
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """f32[shape] drawn with numpy; values beyond the cut are drawn again."""
+        values = generator.standard_normal(shape, np.float32)
+        flat = values.reshape(-1)
+        beyond = np.flatnonzero(np.abs(flat) > CUT)
+        while beyond.size:
+            again = generator.standard_normal(beyond.size, np.float32)
+            flat[beyond] = again
+            beyond = beyond[np.abs(again) > CUT]
+        values *= np.float32(1 / (CUT_DEVIATION * math.sqrt(math.prod(shape[:-1]))))
+        return values

@@ -1,0 +1,149 @@
+"""Convolutions, norms, activations, pools and resizing, as every model of the package has them.
+
+A `Layers` value holds what a model's layers have in common and is handed down to its blocks. What
+it makes works on feature maps, and leaves how to compute them to `lowering/`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+
+from spinenet_jax.errors import UserError
+from spinenet_jax.lowering import cells, operations
+from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.lowering.policy import PLAIN, Policy
+from spinenet_jax.models.initialisers import FanIn
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
+# Both public implementations: variance 1/fan_in, truncated normal; not He.
+KERNEL_INIT = FanIn()
+ZERO_INIT = nn.initializers.zeros_init()
+
+
+class Layers(NamedTuple):
+    """What every convolution and batch norm of a model has in common.
+
+    Attributes:
+      activation: 'relu' or 'swish'.
+      dtype: compute type; parameters stay float32.
+      axis_name: replica axis over which batch norm averages its statistics, or None.
+      padding: of strided convolutions: 'same' (TensorFlow 2's: the odd pixel at the end) or
+        'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
+      momentum: weight of the old running statistics, in [0, 1].
+      epsilon: added to the variance.
+      policy: how the device that the model runs on computes best; changes no result.
+    """
+
+    activation: str = 'relu'
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    padding: str = 'same'
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    policy: Policy = PLAIN
+
+    def check(self) -> None:
+        """Raise `UserError` for an activation or padding that does not exist."""
+        for what, value, legal in (
+            ('activation', self.activation, tuple(ACTIVATIONS)),
+            ('padding', self.padding, ('same', 'symmetric')),
+        ):
+            if value not in legal:
+                raise UserError(f'model.{what}={value!r}: choose one of {", ".join(legal)}')
+
+    def feature_map(self, data: jax.Array, level: int) -> FeatureMap:
+        """A plain array f[B,H,W,C] as a feature map; images are level 0."""
+        return FeatureMap(data, level, self.policy)
+
+    def act(self, x: FeatureMap) -> FeatureMap:
+        """The model's activation."""
+        return x.map(ACTIVATIONS[self.activation])
+
+    def conv(
+        self,
+        features: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        name: str,
+        use_bias: bool = False,
+        kernel_init: Callable = KERNEL_INIT,
+        bias_init: Callable = ZERO_INIT,
+    ) -> 'Conv':
+        """A square convolution; 1x1 and 3x3 of stride 1 keep the size, stride s gives ceil(n/s)."""
+        return Conv(
+            features,
+            kernel_size,
+            stride,
+            padding=self.padding,
+            dtype=self.dtype,
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            name=name,
+        )
+
+    def norm(self, train: bool, *, name: str) -> Callable[[FeatureMap], FeatureMap]:
+        """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
+
+        def apply(x: FeatureMap) -> FeatureMap:
+            norm = nn.BatchNorm if x.layout.positions == 1 else cells.BatchNorm
+            return x.map(
+                norm(
+                    use_running_average=not train,
+                    momentum=self.momentum,
+                    epsilon=self.epsilon,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name if train else None,
+                    name=name,
+                )
+            )
+
+        return apply
+
+    def max_pool(self, x: FeatureMap, window: int, stride: int) -> FeatureMap:
+        """Max-pool with 'same' padding: n positions give ceil(n / stride)."""
+        return operations.max_pool(x, window, stride)
+
+    def resize(self, x: FeatureMap, size: tuple[int, int], level: int) -> FeatureMap:
+        """Nearest-neighbour resize to (height, width), which is a map of `level`."""
+        return operations.resize(x, size, level)
+
+
+class Conv(nn.Module):
+    """A square convolution of feature maps; its parameters are `nn.Conv`'s.
+
+    Attributes:
+      features: channels out.
+      kernel_size: odd.
+      stride: 1 or a power of 2.
+      padding: 'same' or 'symmetric', see `Layers`.
+      dtype: compute type.
+      use_bias, kernel_init, bias_init: as of `nn.Conv`.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    padding: str
+    dtype: jnp.dtype
+    use_bias: bool
+    kernel_init: Callable
+    bias_init: Callable
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """[B,H,W,C] to [B,ceil(H/stride),ceil(W/stride),features]."""
+        shape = (self.kernel_size, self.kernel_size, x.channels, self.features)
+        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
+        data, kernel, bias = promote_dtype(x.data, kernel, bias, dtype=self.dtype)
+        x = x.map(lambda _: data)
+        x = operations.conv(x, kernel, stride=self.stride, padding=self.padding)
+        return x if bias is None else x.map(lambda data: data + bias.reshape(1, 1, 1, -1))
