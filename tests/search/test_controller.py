@@ -12,6 +12,7 @@ from spinenet_jax.search.policy import (
     PolicySettings,
     RecurrentController,
     _Batch,
+    _Sampler,
     masked_log_softmax,
 )
 from spinenet_jax.search.space import SPACES, decode, draw, draw_valid, why_invalid
@@ -103,9 +104,8 @@ def test_sampling_follows_the_probabilities():
     bias = jnp.array([0.0, jnp.log(4.0), 0.0])  # first decision: one of levels 2, 3, 4
     params = jax.tree.map(jnp.zeros_like, controller.params)
     params['params']['bias'] = params['params']['bias'].at[0, :3].set(bias)
-    controller.params = params
-    rng = np.random.default_rng(0)
-    first = [controller._sample(rng).decisions[0] for _ in range(100)]
+    sampler, rng = _Sampler(params), np.random.default_rng(0)
+    first = [sampler.sample(SMALL, rng).decisions[0] for _ in range(100)]
     assert abs(first.count(1) / 100 - 4 / 6) < 0.15
     assert first.count(0) > 10
     assert first.count(2) > 10
