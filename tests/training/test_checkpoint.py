@@ -12,9 +12,10 @@ from tiny import CLASSES
 
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import absolute
+from spinenet_jax.parallel import replicate
 from spinenet_jax.training import checkpoint, finite
 from spinenet_jax.training.checkpoint import Best, Checkpoints, load_model
-from spinenet_jax.training.state import TrainState, replicate
+from spinenet_jax.training.state import TrainState
 
 
 def state_at(step, value=None):
@@ -201,7 +202,7 @@ def test_another_model_is_no_damage(three):
 
 def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(workdir, monkeypatch, warnings):
     """Training deletes the oldest when it has committed a newer one."""
-    read = checkpoint._read_sound
+    read = checkpoint.read_sound
     monkeypatch.setattr(checkpoint, 'READ_AGAIN_SECONDS', 0.0)
 
     def deleting(path, items):
@@ -210,7 +211,7 @@ def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(workdir, monkeypatch
             shutil.rmtree(path)
         return read(path, items)
 
-    monkeypatch.setattr(checkpoint, '_read_sound', deleting)
+    monkeypatch.setattr(checkpoint, 'read_sound', deleting)
     assert load_model(workdir, 'latest')[1] == 4
     assert any('deleted while it was read' in line for line in warnings)
     shutil.copytree(workdir / 'checkpoints' / '1', workdir / 'checkpoints' / '3')
