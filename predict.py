@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == '__main__':
     launch.define_flags(config_required=False)
-    launch.refuse_empty('output')
+    launch.check_folder('output')
     flags.adopt_module_key_flags(launch)
     launch.run(
         main,

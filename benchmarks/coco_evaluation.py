@@ -1,13 +1,16 @@
-"""Times the COCO scoring of as many images as val2017 has, with 100 detections each.
+"""Times scoring the 5,000 images of val2017, 100 detections each, boxes alone or masks as well.
 
-    python benchmarks/coco_evaluation.py [--images=5000] [--backends faster pycocotools]
+    python benchmarks/coco_evaluation.py [--images=5000] [--backends faster pycocotools] [--masks]
 
 Makes ground truth like val2017's (80 classes of very different frequency, 7.3 boxes an image, two
 fifths of them small) and detections, 100 an image, of which some are near a true box. Scores them
 with our CocoEvaluator, each backend in a process of its own. Prints one JSON line each (with
 --record also appended to benchmarks/logs/coco_evaluation.jsonl): seconds of collecting
 (`collect_s`) and of scoring (`score_s`), and the peak memory of the process, detections included.
-Their metrics must be equal, up to the order in which means are added up.
+Their metrics must be equal, up to the order in which means are added up. With --masks, every object
+and detection has a mask, an ellipse; `paste_s` is the time for pasting 28 x 28 probabilities into
+the images, and `paste_cpu_s` and `score_cpu_s` are processor seconds, which say more on a machine
+that is shared.
 """
 
 import argparse
@@ -93,25 +96,64 @@ def synthetic_detections(ground_truth, seed=1):
     return batches
 
 
-def measure(images, backend):
+def add_outlines(ground_truth):
+    """Gives every annotation the polygon of an ellipse in its box, of 24 points."""
+    import numpy as np
+
+    angles = np.arange(24) * (2 * np.pi / 24)
+    for a in ground_truth['annotations']:
+        x, y, w, h = a['bbox']
+        points = np.stack([x + w * (1 + np.cos(angles)) / 2, y + h * (1 + np.sin(angles)) / 2], 1)
+        a['segmentation'] = [np.round(points, 2).reshape(-1).tolist()]
+
+
+def paste_all(batches, threads):
+    """Masks of every image of every batch: probabilities that look like a blurred ellipse."""
+    import numpy as np
+
+    from spinenet_jax.evaluation.masks import paste
+
+    rng = np.random.default_rng(2)
+    place = np.mgrid[0:28, 0:28] / 13.5 - 1
+    noise = rng.normal(0, 0.1, (DETECTIONS_AN_IMAGE, 28, 28))
+    masks = 1 / (1 + np.exp(-6 * (1 - (place**2).sum(0) + noise)))
+    masks = masks.astype(np.float32)
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return [
+            list(pool.map(lambda boxes: paste(masks, boxes, SIDES), batch[1])) for batch in batches
+        ]
+
+
+def measure(images, backend, with_masks=False):
     """Seconds and metrics of one backend; to be run in a fresh process for its memory."""
     from spinenet_jax.data.batch import Category
     from spinenet_jax.evaluation.coco import CocoEvaluator
 
     ground_truth = synthetic_ground_truth(images)
-    batches = synthetic_detections(ground_truth)
+    batches, facts = synthetic_detections(ground_truth), {}
+    if with_masks:
+        add_outlines(ground_truth)
+        clock, cpu = time.perf_counter(), time.process_time()
+        masks = paste_all(batches, os.cpu_count())
+        facts['paste_s'] = round(time.perf_counter() - clock, 2)
+        facts['paste_cpu_s'] = round(time.process_time() - cpu, 2)
+        batches = [(*batch, some) for batch, some in zip(batches, masks, strict=True)]
     categories = [Category(c['id'], c['id'], c['name']) for c in ground_truth['categories']]
-    evaluator = CocoEvaluator(ground_truth, categories, backend, whole_split=True)
+    evaluator = CocoEvaluator(ground_truth, categories, backend, True, with_masks)
     began = time.perf_counter()
     for batch in batches:
         evaluator.update(*batch)
-    collected = time.perf_counter()
+    collected, cpu = time.perf_counter(), time.process_time()
     metrics = evaluator.result()
+    if with_masks:
+        facts['score_cpu_s'] = round(time.process_time() - cpu, 2)
+        facts['mask_AP'] = round(metrics['mask/AP'], 6)
     return {
         'annotations': len(ground_truth['annotations']),
         'detections': len(evaluator.detections),
         'collect_s': round(collected - began, 2),
         'score_s': round(time.perf_counter() - collected, 2),
+        **facts,
         'peak_rss_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }, metrics
 
@@ -124,6 +166,7 @@ def main():
     parser.add_argument('--images', type=int, default=5000)
     both = ('faster', 'pycocotools')
     parser.add_argument('--backends', nargs='+', choices=both, default=both)
+    parser.add_argument('--masks', action='store_true', help='paste and score masks as well')
     parser.add_argument('--record', action='store_true', help="append to the repository's log")
     given = parser.parse_args()
     if given.images < 1:
@@ -134,7 +177,9 @@ def main():
         facts['load_before'] = round(os.getloadavg()[0], 2)
         fresh = multiprocessing.get_context('spawn')
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=fresh) as pool:
-            result, every[backend] = pool.submit(measure, given.images, backend).result()
+            result, every[backend] = pool.submit(
+                measure, given.images, backend, given.masks
+            ).result()
         first = next(iter(every.values()))
         largest = max(abs(every[backend][name] - first[name]) for name in first)
         difference = {'AP': round(every[backend]['AP'], 6), 'largest_difference': largest}

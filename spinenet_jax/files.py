@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
 
 TEMPORARY = '.tmp'  # suffix of a file that is being written
@@ -24,14 +25,19 @@ class DamagedFileError(UserError):
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-    """The path made absolute where it is local; gs:// and the like are left as they are."""
+    """The path made absolute where it is local; gs:// and the like are left as they are.
+
+    Raises:
+      UserError: a bucket that cannot be reached from here.
+    """
     text = os.fspath(path)
+    buckets.check(text)
     return epath.Path(text if is_remote(text) else os.path.abspath(os.path.expanduser(text)))
 
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether a path names an object store: no locks, no appending, no cheap renames."""
-    return '://' in os.fspath(path)
+    return buckets.is_bucket(os.fspath(path))
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ class Trained:
     """
 
     config: ConfigDict
-    task: Task[Any, Any, Any]
+    task: Task
     eval_step: EvalStep
     params: optax.Params
     batch_stats: optax.Params

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from spinenet_jax import console, interrupts
+from spinenet_jax import buckets, console, interrupts
 from spinenet_jax.errors import WORLD, RunError, UserError
 
 FLAGS = flags.FLAGS
@@ -56,14 +56,22 @@ def define_flags(config_required: bool = True) -> None:
         'Seconds without a sign of life after which a process counts as lost and all others end.',
     )
     flags.mark_flags_as_required(['config', 'workdir'] if config_required else ['workdir'])
-    refuse_empty('workdir')
+    check_folder('workdir')
 
 
-def refuse_empty(name: str) -> None:
-    """Refuses an empty value of a flag that names a folder: '' would be the current one."""
-    flags.register_validator(
-        name, lambda value: value is None or value.strip() != '', 'is empty: name a folder'
-    )
+def check_folder(name: str) -> None:
+    """Refuses values of a flag that name no folder: '' would be the current one."""
+
+    def names_a_folder(value: str | None) -> bool:
+        if value is not None and not value.strip():
+            raise flags.ValidationError('is empty: name a folder')
+        try:
+            buckets.check(value or '')
+        except UserError as error:
+            raise flags.ValidationError(str(error)) from None
+        return True
+
+    flags.register_validator(name, names_a_folder)
 
 
 def start_jax() -> None:

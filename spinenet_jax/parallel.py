@@ -38,14 +38,19 @@ def replicate(tree: Tree, devices: Sequence[jax.Device] | None = None) -> Tree:
     return jax.tree.map(put, tree)
 
 
+def first_replica(tree: Tree) -> Tree:
+    """The first local device's values, where they are: x[devices,...] becomes x[1,...]."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+
+
 def unreplicate(tree: Tree) -> Tree:
     """Copy the first local device's values to the host: x[devices,...] becomes numpy x[...].
 
     The copy is real. On CPU a view would share memory with a buffer that the next step is given
     to overwrite, while a checkpoint is still being written from it.
     """
-    first = jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
-    return jax.tree.map(lambda x: np.array(x[0], copy=True), jax.device_get(first))
+    first = jax.device_get(first_replica(tree))
+    return jax.tree.map(lambda x: np.array(x[0], copy=True), first)
 
 
 def split(batch: Batch, count: int | None = None) -> Batch:
@@ -75,7 +80,7 @@ def gathered_rows(results: Mapping[str, jax.Array]) -> Batch:
 
     Waits for the results, and copies those of one device only.
     """
-    return {name: np.asarray(x.addressable_shards[0].data)[0] for name, x in results.items()}
+    return {name: np.asarray(x)[0] for name, x in first_replica(dict(results)).items()}
 
 
 def abstract_replicas(tree: Tree, count: int) -> Tree:

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
 from spinenet_jax.prediction import Prediction
 from spinenet_jax.tasks.task import Records
@@ -154,10 +155,14 @@ class PredictionFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         """Writes a file so that a reader, or a kill, never meets half of it."""
-        temporary = self._folder / TEMPORARY
+        path = self._folder / name
         try:
-            temporary.write_bytes(content)
-            temporary.replace(self._folder / name)
+            if buckets.is_bucket(os.fspath(path)):  # an object appears when it is complete
+                path.write_bytes(content)
+            else:
+                temporary = self._folder / TEMPORARY
+                temporary.write_bytes(content)
+                temporary.replace(path)
         except OSError as error:
             raise _cannot_write(self._folder / name, error) from error
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import digits
 from spinenet_jax.analysis import hlo
+from spinenet_jax.lowering.policy import TPU_V3
 from spinenet_jax.models.build import build_layers
 from spinenet_jax.models.graph import Block, Graph
 from spinenet_jax.models.retinanet import RetinaNet
@@ -102,7 +103,7 @@ def small_config() -> ConfigDict:
 
 def small_detector(config: ConfigDict, axis_name: str | None = 'batch') -> RetinaNet:
     """A stem, two blocks and two heads: every kind of layer, in a program that compiles soon."""
-    layers = build_layers(config.model, axis_name, 'tpu_v3')
+    layers = build_layers(config.model, axis_name=axis_name, policy=TPU_V3)
     graph = Graph('two', (Block(3, 'residual', (0, 1), True), Block(4, 'bottleneck', (1, 2), True)))
     backbone = SpineNet(graph, layers, width=0.125, endpoint_channels=16, levels=(3, 4))
     return RetinaNet(backbone, layers, config.model.num_classes, head_channels=16, head_convs=1)

@@ -41,7 +41,8 @@ PROGRAM = """if True:
         )
         logging.info('building')
         for step in range(1, 7):
-            monitor.push(step, {'loss': Value(1 / step), 'grad_norm': Value(1.0)})
+            rates = {'grad_norm': Value(1.0), 'learning_rate': Value(0.1)}
+            monitor.push(step, {'loss': Value(1 / step), **rates})
             if step == 3:
                 monitor.flush()
                 with tqdm(total=2, desc='evaluate', leave=False) as bar:
@@ -91,10 +92,10 @@ def test_lines_and_progress_bars_do_not_run_into_each_other():
     time = r'\d\d:\d\d:\d\d'
     wanted = [
         f'{time} building',
-        f'{time} step 2/6 loss 0.5, epoch 0.50, images/s .*, .* left',
+        f'{time} step 2/6 loss 0.5, learning_rate 0.1, epoch 0.50, images/s .*, .* left',
         f'{time} warning: an image could not be read',
-        f'{time} step 4/6 loss 0.25, epoch 1.00',
-        f'{time} step 6/6 loss 0.1667, epoch 1.50, .* left',
+        f'{time} step 4/6 loss 0.25, learning_rate 0.1, epoch 1.00',
+        f'{time} step 6/6 loss 0.1667, learning_rate 0.1, epoch 1.50, .* left',
         r'\\ud800 done',
     ]
     shown = [line for line in lines_on_screen(text) if line]
@@ -105,7 +106,9 @@ def test_lines_and_progress_bars_do_not_run_into_each_other():
     assert 'building' in text[:first_bar], 'no bar before the first step is done'
 
 
-def test_log_file_has_the_prefix_with_date_and_place(tmp_path):
+def test_log_file_has_the_prefix_with_date_and_place(tmp_path, monkeypatch):
+    # What pytest's own handlers keep is sent to another process, which a lone surrogate cannot be.
+    monkeypatch.setattr(logging.getLogger(), 'handlers', [])
     path = tmp_path / 'train.log'
     absl_logging.get_absl_logger().setLevel(logging.INFO)
     for message in ('first', 'second'):

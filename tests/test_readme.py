@@ -16,16 +16,25 @@ README = (ROOT / 'README.md').read_text()
 DOCUMENTS = ('README.md', 'CONTRIBUTING.md')
 
 
-def commands():
-    """Command lines in README's code blocks that run a script of this repository."""
+def commands(text=README):
+    """Command lines in the code blocks of a page that run a script of this repository."""
     found = []
-    for block in re.findall(r'^```\n(.*?)^```', README, re.MULTILINE | re.DOTALL):
+    fenced = re.findall(r'^```\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r'^    (python (?:.*\\\n)*.*)$', text, re.MULTILINE)
+    for block in [*fenced, *indented]:
         for line in block.replace('\\\n', ' ').splitlines():
             for command in line.split('#')[0].split('&&'):
                 words = shlex.split(command)
                 if words[:1] == ['python'] and words[1].endswith('.py'):
                     found.append(words)
     return found
+
+
+def documented_commands():
+    """Those of README and of the pages in docs, each script with the same flags once."""
+    pages = [README, *(path.read_text() for path in sorted((ROOT / 'docs').glob('*.md')))]
+    every = [words for page in pages for words in commands(page)]
+    return list({(w[1], *(f.split('=')[0] for f in w[2:])): w for w in reversed(every)}.values())
 
 
 @pytest.mark.parametrize('name', DOCUMENTS)
@@ -46,7 +55,7 @@ def test_readme_has_the_commands_it_is_about():
     assert 'pip install -r requirements-dev.txt && python -m pytest' in README
 
 
-@pytest.mark.parametrize('words', commands(), ids=lambda words: ' '.join(words[1:3]))
+@pytest.mark.parametrize('words', documented_commands(), ids=lambda words: ' '.join(words[1:3]))
 def test_flags_of_commands_are_understood(words, tmp_path):
     """The flags are parsed by the script itself, which is stopped before it does anything."""
     (tmp_path / 'config.json').write_text(common.get_config().to_json())

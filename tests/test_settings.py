@@ -5,7 +5,6 @@ import math
 
 import pytest
 from ml_collections import ConfigDict
-from spinenet_jax.models.norm import ACTIVATIONS
 
 from configs import common
 from spinenet_jax import settings
@@ -13,6 +12,7 @@ from spinenet_jax.data.build import SOURCES
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import DTYPES
 from spinenet_jax.models.graph import BASE_FILTERS
+from spinenet_jax.models.layers import ACTIVATIONS
 from spinenet_jax.models.resnet import DEPTHS, STAGE_FILTERS
 
 FIELDS = dict(settings.fields())

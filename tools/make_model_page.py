@@ -82,13 +82,13 @@ HOW_TO_READ = """# Models
 How to read this page. *Published* is what the TF1 model zoo reports, in the table of TF2 what the
 Model Garden's README does: COCO AP on val2017, or ImageNet top-1 / top-5, in percent. *Ours* is
 what `eval.py` printed for the converted checkpoint; *not run* means that nobody has run it, not
-that it fails. Parameters (trainable) and multiply-adds
-(one image) are counted from our traced model with the classes of the checkpoint, 91 or 1,001 with
-background. What stands between a published number and ours is in
-[differences.md](differences.md); the stages that were compared number by number are the tests in
-`tests/convert/`. The released 49S checkpoints may have 256 channels at their endpoints, as the
-zoo's size of 11.9 M says; the conversion sees it. The Garden's checkpoints are of its beta, whose
-variables are named otherwise than today's; a checkpoint of either layout is taken.
+that it fails. Parameters (trainable) and multiply-adds (one image) are counted from our traced
+model with the classes of the checkpoint, 91 or 1,001 with background. What stands between a
+published number and ours is in [differences.md](differences.md); the stages that were compared
+number by number are the tests in `tests/convert/`. The released 49S checkpoints may have 256
+channels at their endpoints, as the zoo's size of 11.9 M says; the conversion sees it. The Garden's
+checkpoints are of its beta, which names variables otherwise than today's Garden; either layout is
+taken.
 
 Every row is one command; *file* goes into both places:
 

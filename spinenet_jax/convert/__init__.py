@@ -1,1 +1,1 @@
-"""Published TensorFlow checkpoints to ours, and back."""
+"""Converts published TensorFlow checkpoints to ours, and back."""

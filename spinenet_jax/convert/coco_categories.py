@@ -1,4 +1,4 @@
-"""COCO's 80 categories, which the published detectors have in 91 channels: label equals id."""
+"""Lists COCO's 80 categories, which published detectors have in 91 channels: label equals id."""
 
 from spinenet_jax.data.batch import Category
 

@@ -218,17 +218,19 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = data[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack('<Q', footer[-8:])[0] != MAGIC:
         raise ValueError('it has no end mark')
-    place = 0
-    for _ in range(2):  # of the meta index, which is empty
-        _, place = _varint(footer, place)
-    for _, handle in _block(data, *_handle(footer, place)):
-        yield from _block(data, *_handle(handle, 0))
+    *meta_index, place = _handle(footer, 0)
+    *index, place = _handle(footer, place)
+    list(_block(data, *meta_index))  # empty, but it has a checksum
+    for _, handle in _block(data, *index):
+        offset, size, _ = _handle(handle, 0)
+        yield from _block(data, offset, size)
 
 
-def _handle(data: bytes, place: int) -> tuple[int, int]:
-    """(offset, size) of a block."""
+def _handle(data: bytes, place: int) -> tuple[int, int, int]:
+    """(offset, size, place after it) of a block."""
     offset, place = _varint(data, place)
-    return offset, _varint(data, place)[0]
+    size, place = _varint(data, place)
+    return offset, size, place
 
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""Names the variables of the published TensorFlow implementations by the parameters of ours.
+"""Maps paths of our parameters to variable names of the published TensorFlow implementations.
 
 Names only: no arrays, no TensorFlow, no files (`tf_checkpoint.py` reads those). A path of ours is
 '<collection>/<module>/.../<leaf>', e.g. 'params/backbone/stem_conv/kernel' or

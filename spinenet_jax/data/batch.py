@@ -134,7 +134,6 @@ class Source(Protocol):
       provides: the entries that its records have besides those every record has.
       name: of the split.
       categories: in the order of ids.
-      image_ids: of all images, by position.
       report: lines on what was found or left out.
       unreadable: images that could not be read so far.
     """
@@ -142,9 +141,12 @@ class Source(Protocol):
     provides: frozenset[str]
     name: str
     categories: list[Category]
-    image_ids: Sequence[int]
     report: list[str]
     unreadable: Unreadable
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        """Of all images, by position."""
 
     @property
     def ground_truth(self) -> dict[str, Any] | None:

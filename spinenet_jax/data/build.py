@@ -24,7 +24,7 @@ from spinenet_jax.data.tfds import TfdsSource
 from spinenet_jax.data.tfds_labels import TfdsLabels
 from spinenet_jax.errors import UserError
 
-SOURCES = {
+SOURCES: dict[str, type[Source]] = {
     'coco': CocoSource,
     'tfds': TfdsSource,
     'digits': CocoSource,  # written on first use, then read like any other

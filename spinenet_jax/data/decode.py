@@ -1,9 +1,8 @@
 """Decodes image files to RGB pixels, and refuses those that cannot be used.
 
-JPEGs are decoded as TensorFlow decodes them, bit for bit: with the fast integer cosine transform
-(libjpeg-turbo's JDCT_IFAST, by simplejpeg), in which published AP was measured. It costs no time.
-OpenCV's is the accurate one, which differs by 1 of 255 on average and by up to 18. Everything else
-is OpenCV's: other formats, CMYK, and JPEGs that simplejpeg refuses.
+JPEGs are decoded as TensorFlow decodes them: with the fast integer cosine transform (JDCT_IFAST of
+libjpeg-turbo, by simplejpeg), with which published AP was measured. It costs no time. OpenCV has
+the accurate one, which differs by 1 of 255 on average and by up to 18, and decodes all other files.
 
 This file also settles what their defaults leave open: truncated files, orientation, a size that
 differs from the annotations', and images too large for the memory. Scaling is left to
@@ -32,9 +31,6 @@ warnings.filterwarnings('ignore', module=r'PIL\.')
 Image.MAX_IMAGE_PIXELS = None  # Pillow decodes nothing here; the limit is decode_image's
 
 ORIENTATION = 0x0112  # EXIF's tag
-PLAIN_COLOURS = ('YCbCr', 'RGB', 'Gray')  # of a JPEG, that simplejpeg turns into RGB as OpenCV does
-
-
 MAX_PIXELS = 120_000_000  # default of data.max_pixels: 360 MB decoded, in every reading thread
 
 
@@ -136,12 +132,13 @@ def _decode(data: bytes, turned: bool = False) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Stored pixels of a JPEG as TensorFlow decodes it; None if it is for OpenCV to try."""
+    """Stored pixels of a JPEG as TensorFlow decodes it; None if it is for OpenCV to try.
+
+    Not strict: a byte that is wrong in the middle spoils some pixels, as in TensorFlow and OpenCV.
+    """
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] not in PLAIN_COLOURS:
-            return None
-        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True)
-    except ValueError:  # damaged a little, as OpenCV accepts, or altogether
+        return simplejpeg.decode_jpeg(data, 'RGB', fastdct=True, strict=False)
+    except ValueError:
         return None
 
 

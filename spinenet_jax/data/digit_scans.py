@@ -1,4 +1,4 @@
-"""What can a classifier be tried on without a download? Real scans of handwritten digits.
+"""Scans of handwritten digits, for trying a classifier without a download.
 
 The 1,797 scans of 8x8 pixels that come with scikit-learn (UCI "Optical Recognition of Handwritten
 Digits"), smoothed to 80x80. A fifth of each digit is held out, the same scans that the scenes of

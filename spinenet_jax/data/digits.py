@@ -1,12 +1,12 @@
-"""What is the embedded data set, and how is it written?
+"""Makes the embedded data set: scenes of handwritten digits in COCO's format.
 
-Scenes of handwritten digits for trying the detector without a download. The digits are the 1,797
-scans of 8x8 pixels that come with scikit-learn (UCI "Optical Recognition of Handwritten Digits");
-the scenes around them are made up here: a dark colour background with filled shapes and noise, on
-it one to five bright digits, 15% to 80% of the image high, coloured, rotated by up to 15 degrees,
-overlapping a little. It is meant to be learnt within minutes on a laptop: bright on dark, few
-overlaps. It exercises scale, overlap and all pyramid levels; it says nothing about photographs, and
-its AP compares with no published number.
+For trying the detector without a download. The digits are the 1,797 scans of 8x8 pixels that come
+with scikit-learn (UCI "Optical Recognition of Handwritten Digits"); the scenes around them are made
+up here: a dark colour background with filled shapes and noise, on it one to five bright digits, 15%
+to 80% of the image high, coloured, rotated by up to 15 degrees, overlapping a little. It is meant
+to be learnt within minutes on a laptop: bright on dark, few overlaps. It exercises scale, overlap
+and all pyramid levels; it says nothing about photographs, and its AP compares with no published
+number.
 
 No scan is in both splits. A box is tight around what is visible of its digit; masks are given as
 RLE; there are no crowds. Written once as a COCO directory, so that reading goes through coco.py.
@@ -40,14 +40,17 @@ def ensure_digits(root: str = '') -> str:
     """The directory of the data set, written there first if need be (about ten seconds).
 
     `root` '' means ~/.cache/spinenet_jax/digits-<version> (or below $XDG_CACHE_HOME). A directory
-    that holds something else raises UserError.
+    that holds something else, or cannot be written, raises UserError.
     """
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     path = Path(root) if root else cache / 'spinenet_jax' / f'digits-{VERSION}'
     if not (path / 'annotations').is_dir():
         if path.is_dir() and any(path.iterdir()):
             raise UserError(f'{path}: neither empty nor the digits data set (data.root)')
-        write_digits(path, SCENES)
+        try:
+            write_digits(path, SCENES)
+        except OSError as error:
+            raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
     return str(path)
 
 

@@ -1,4 +1,4 @@
-"""How is a folder of images, one subfolder a class, read by position?
+"""Reads a folder of images, one subfolder a class, by position.
 
     root/<split>/<class>/*.jpg
 
@@ -43,7 +43,7 @@ class ImageFolder:
         self.name = split
         folder = _existing(Path(root), split)
         trained = Path(root) / train_split
-        names = _classes(trained if trained.is_dir() else folder)
+        names = _classes(trained if os.path.isdir(trained) else folder)
         self.categories: list[Category] = assign_labels(list(enumerate(names, 1)), num_classes)
         self.report: list[str] = []
         self.unreadable = Unreadable()
@@ -78,7 +78,7 @@ class ImageFolder:
                     f'(it has {len(known)}; data.train_split)'
                 )
         for label, name in enumerate(self._class_names, 1):
-            found = sorted(os.listdir(folder / name)) if name in present else []
+            found = _listing(folder / name) if name in present else []
             images = [f for f in found if f.lower().endswith(SUFFIXES) and f[0] != '.']
             other += [os.path.join(name, f) for f in found if f not in set(images)]
             names += map(os.fsencode, images)
@@ -99,9 +99,9 @@ class ImageFolder:
 
 def _existing(root: Path, split: str) -> Path:
     """The folder of a split."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f'{root}: no such directory (data.root)')
-    if not (root / split).is_dir():
+    if not os.path.isdir(root / split):
         raise UserError(
             f'{root / split}: no such directory; splits there: '
             f'{", ".join(_classes(root)) or "none"} (data.train_split, data.eval_split)'
@@ -111,5 +111,13 @@ def _existing(root: Path, split: str) -> Path:
 
 def _classes(folder: Path) -> list[str]:
     """Names of the subfolders, sorted, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and e.name[0] != '.')
+    names = (name for name in _listing(folder) if name[0] != '.')
+    return [name for name in names if os.path.isdir(folder / name)]
+
+
+def _listing(folder: Path) -> list[str]:
+    """Names in a folder, sorted."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f'{folder}: cannot be listed: {error.strerror}') from error

@@ -9,6 +9,7 @@ import atexit
 import dataclasses
 import os
 from collections.abc import Iterator
+from typing import ClassVar
 
 import grain
 import numpy as np
@@ -68,7 +69,7 @@ class WholeImage:
 
     image_size: tuple[int, int]
 
-    needs = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def fields(self) -> Fields:

@@ -1,4 +1,4 @@
-"""Where does an image land in the network's input, and what becomes of its pixels and boxes?
+"""Scales, flips and crops images together with their boxes, for detection.
 
 Flip and jitter-resize as the public SpineNet code trains and evaluates (TF Model Garden,
 `ops/preprocess_ops.py`). Pure functions of arrays and of explicit random draws; which images get
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 _LARGEST_RESIZE = 8  # times the output's area; beyond it only the visible part is computed
+_LONGEST_WARP = 32_000  # pixels; OpenCV's warpAffine takes no longer sides
 
 
 class Draws(NamedTuple):
@@ -76,6 +77,9 @@ def place_image(
     if flip:
         image = cv2.flip(image, 1)
     if new_h * new_w > _LARGEST_RESIZE * output_size[0] * output_size[1]:
+        if max(image.shape[:2]) > _LONGEST_WARP:
+            sides = min(image.shape[1], _LONGEST_WARP), min(image.shape[0], _LONGEST_WARP)
+            image = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
         ay, ax = image.shape[0] / new_h, image.shape[1] / new_w
         back = np.array([[ax, 0, (x + 0.5) * ax - 0.5], [0, ay, (y + 0.5) * ay - 0.5]])
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

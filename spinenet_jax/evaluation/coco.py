@@ -1,4 +1,4 @@
-"""Scores detections by COCO's rules and puts them into COCO's results format.
+"""Scores boxes and masks by COCO's rules and puts them into COCO's results format.
 
 Collects detections image by image and scores them with pycocotools, or with faster-coco-eval
 where it is installed (the same numbers, in C++). This is the only place that turns boxes from
@@ -17,6 +17,7 @@ import numpy as np
 
 METRICS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
 BACKENDS = ('auto', 'pycocotools', 'faster')
+MASK_PREFIX = 'mask/'  # of the names of mask metrics; those of boxes have none
 
 
 class Category(Protocol):
@@ -46,6 +47,7 @@ class CocoEvaluator:
         categories: Sequence[Category],
         backend: str = 'auto',
         whole_split: bool = False,
+        masks: bool = False,
     ):
         """Prepares to score against a COCO instances dict; it is read, never changed.
 
@@ -55,6 +57,8 @@ class CocoEvaluator:
           categories: the classes that the model knows; their labels index `update`'s classes.
           backend: 'pycocotools', 'faster' (faster-coco-eval) or 'auto' (faster if installed).
           whole_split: score all images of the ground truth, passed to `update` or not.
+          masks: score masks as well. Annotations then have `segmentation` as COCO's do; one
+            without is neither to be found nor wrong to find, for masks: a crowd of its box.
 
         Raises:
           ValueError: for an unknown backend.
@@ -68,7 +72,8 @@ class CocoEvaluator:
         self._names = {c.id: c.name for c in categories}
         self._seen: set[int] = set()
         self._whole_split = whole_split
-        self._scored = None
+        self._kinds = {'bbox': '', 'segm': MASK_PREFIX} if masks else {'bbox': ''}
+        self._scored: dict[str, tuple[np.ndarray, dict[str, float]]] = {}
         self.detections: list[dict[str, Any]] = []
 
     def update(
@@ -78,6 +83,7 @@ class CocoEvaluator:
         scores: np.ndarray,
         classes: np.ndarray,
         valid: np.ndarray,
+        masks: Sequence[Sequence[dict[str, Any]]] | None = None,
     ) -> None:
         """Adds the detections of some images; an image that was added before is left as it is.
 
@@ -88,37 +94,55 @@ class CocoEvaluator:
           classes: i32[B,D] labels; one that no category has is dropped, as the data set
             cannot name it.
           valid: bool[B,D] False for padding.
+          masks: B lists of the RLE of each valid detection, `counts` in bytes as `masks.paste`
+            gives them; needed where masks are scored.
         """
-        self._scored = None
+        if masks is None and 'segm' in self._kinds:
+            raise ValueError('masks are scored, but the detections have none')
+        self._scored = {}
         for row, image_id in enumerate(map(int, image_ids)):
             if image_id in self._seen:
                 continue
             self._seen.add(image_id)
             keep = np.asarray(valid[row], bool)
             found = (boxes[row][keep], scores[row][keep], classes[row][keep])
-            for box, score, label in zip(*(np.asarray(a).tolist() for a in found), strict=True):
+            pasted = [None] * len(found[0]) if masks is None else masks[row]
+            found = (np.asarray(a).tolist() for a in found)
+            for box, score, label, rle in zip(*found, pasted, strict=True):
                 if label in self._category_ids:
-                    self.detections.append(
-                        {
-                            'image_id': image_id,
-                            'category_id': self._category_ids[label],
-                            'bbox': to_xywh(box),
-                            'score': score,
-                        }
-                    )
+                    record = {
+                        'image_id': image_id,
+                        'category_id': self._category_ids[label],
+                        'bbox': to_xywh(box),
+                        'score': score,
+                    }
+                    if rle is not None:
+                        record['segmentation'] = {**rle, 'counts': rle['counts'].decode('ascii')}
+                    self.detections.append(record)
 
     def result(self) -> dict[str, float]:
-        """COCO's twelve numbers by name, each in [0, 1]; those without ground truth are absent."""
-        if not self._annotations():
-            return {}
-        stats = self._score()[0]
-        return {n: float(s) for n, s in zip(METRICS, stats, strict=True) if s > -1}
+        """COCO's twelve numbers by name, each in [0, 1]; those without ground truth are absent.
 
-    def per_class(self) -> dict[str, float]:
-        """AP by category name, for the categories with ground truth in the scored images."""
+        Those of masks are called 'mask/AP' and so on.
+        """
         if not self._annotations():
             return {}
-        return self._score()[1]
+        return {
+            prefix + name: float(stat)
+            for kind, prefix in self._kinds.items()
+            for name, stat in zip(METRICS, self._score(kind)[0], strict=True)
+            if stat > -1
+        }
+
+    def per_class(self, kind: str = 'bbox') -> dict[str, float]:
+        """AP by category name, for the categories with ground truth in the scored images.
+
+        Args:
+          kind: 'bbox', or 'segm' where masks are scored.
+        """
+        if not self._annotations():
+            return {}
+        return self._score(kind)[1]
 
     def _image_ids(self) -> set[int]:
         """The images to score."""
@@ -131,15 +155,15 @@ class CocoEvaluator:
         annotations, wanted = (self._ground_truth or {}).get('annotations', []), self._image_ids()
         return [a for a in annotations if a['image_id'] in wanted]
 
-    def _score(self) -> tuple[np.ndarray, dict[str, float]]:
+    def _score(self, kind: str) -> tuple[np.ndarray, dict[str, float]]:
         """Runs the scorer once for all that was added."""
-        if self._scored is None:
+        if kind not in self._scored:
             coco_class, eval_class = _scorer(self.backend)
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
                 scorer = eval_class(
-                    self._indexed(coco_class, self._annotations()),
-                    self._indexed(coco_class, self.detections),
-                    'bbox',
+                    self._indexed(coco_class, self._annotations(), kind),
+                    self._indexed(coco_class, self.detections, kind),
+                    kind,
                 )
                 scorer.params.imgIds = sorted(self._image_ids())
                 scorer.evaluate()
@@ -152,10 +176,12 @@ class CocoEvaluator:
                 for k, category_id in enumerate(scorer.params.catIds)
                 if (precision[:, :, k] > -1).all()
             }
-            self._scored = np.asarray(scorer.stats[: len(METRICS)]), per_class
-        return self._scored
+            self._scored[kind] = np.asarray(scorer.stats[: len(METRICS)]), per_class
+        return self._scored[kind]
 
-    def _indexed(self, coco_class: Callable[[], Any], records: list[dict[str, Any]]) -> Any:
+    def _indexed(
+        self, coco_class: Callable[[], Any], records: list[dict[str, Any]], kind: str
+    ) -> Any:
         """A COCO object over copies of the records, numbered from 1.
 
         Both scorers mark an unmatched box with id 0, so an annotation numbered 0 would be lost;
@@ -166,12 +192,27 @@ class CocoEvaluator:
             'images': [i for i in self._ground_truth['images'] if i['id'] in wanted],
             'categories': self._ground_truth['categories'],
             'annotations': [
-                {'iscrowd': 0, 'area': r['bbox'][2] * r['bbox'][3], **r, 'id': number}
+                {'iscrowd': 0, **_with_area(r, kind), 'id': number}
                 for number, r in enumerate(records, start=1)
             ],
         }
         coco.createIndex()
         return coco
+
+
+def _with_area(record: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A record with an area, a detection's own where masks are scored, and with a mask there."""
+    x, y, w, h = record['bbox']
+    if kind == 'bbox':
+        return {'area': w * h, **record}
+    if not record.get('segmentation'):
+        corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+        return {'area': w * h, **record, 'segmentation': [corners], 'iscrowd': 1}
+    if 'area' in record:
+        return record
+    from pycocotools import mask
+
+    return {'area': float(mask.area(record['segmentation'])), **record}
 
 
 def to_xywh(box: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ evaluator whatever the number of devices, processes or padded rows.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -22,7 +22,18 @@ from spinenet_jax.data.build import eval_batches
 from spinenet_jax.evaluation.evaluator import Evaluator
 
 Variables = Mapping[str, optax.Params]  # 'params' and 'batch_stats'
-EvalStep = Callable[[Variables, Mapping[str, jax.Array]], dict[str, jax.Array]]
+
+
+class EvalStep(Protocol):
+    """What `training.step.make_eval_step` gives: a pmapped function."""
+
+    def __call__(
+        self, variables: Variables, batch: Mapping[str, jax.Array]
+    ) -> Mapping[str, jax.Array]:
+        """Predictions and batch entries of all rows, [local devices, all rows, ...]."""
+
+    def lower(self, variables: Variables, batch: Mapping[str, jax.Array]) -> jax.stages.Lowered:
+        """The program, for arguments that may be abstract."""
 
 
 class Weights(Protocol):
@@ -160,7 +171,7 @@ def _predicted_rows(
         yield _real_rows(pending)
 
 
-def _real_rows(result: dict[str, jax.Array]) -> Batch:
+def _real_rows(result: Mapping[str, jax.Array]) -> Batch:
     """The rows of a batch on the host, without padding (index -1)."""
     rows = parallel.gathered_rows(result)
     real = rows['index'] >= 0

@@ -77,6 +77,12 @@ class FeatureMap:
         """The map after `f`, which treats every position alike: element by element, or a norm."""
         return dataclasses.replace(self, data=f(self.data))
 
+    def map_images(self, f: Callable[[jax.Array], jax.Array]) -> FeatureMap:
+        """The map after `f`, which treats all values of an image alike, of [B,*,*,*]."""
+        strips, (batch, height, *rest) = self.layout.strips, self.data.shape
+        data = self.data.reshape(batch // strips, strips * height, *rest)
+        return dataclasses.replace(self, data=f(data).reshape(self.data.shape))
+
     def __add__(self, other: FeatureMap) -> FeatureMap:
         """The sum; ValueError unless both are of one level and lie alike."""
         if (self.level, self.layout) != (other.level, other.layout):
@@ -111,5 +117,7 @@ class FeatureMap:
 
 def wanted_layout(policy: Policy, level: int, images: int, width: int) -> Layout:
     """How maps of `level` should lie, `images` of them on a device and `width` wide."""
-    # In this order: the number of images may be symbolic, and is compared for strips alone.
-    return Layout(strip_ops.count(images, width)) if level <= policy.deepest_strips else WHOLE
+    if not 0 < level <= policy.deepest_strips:  # the stem takes images as they are
+        return WHOLE
+    # Only here: the number of images may be symbolic, which cannot be compared.
+    return Layout(strip_ops.count(images, width))

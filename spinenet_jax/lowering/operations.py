@@ -76,9 +76,9 @@ def _conv_formulation(
         if policy.products_below == float('inf') or x.images < policy.products_below:
             return pointwise.conv, layout
         return plain.conv, layout
-    if policy.own_strided_gradient and stride == 2 and size > 1:
+    if policy.unstrided_gradient and stride == 2 and size > 1:
         return strided_gradient.conv, layout
-    if policy.own_3x3 and size == 3:
+    if policy.winograd_3x3 and size == 3:
         return convolution_cpu.conv, layout
     return plain.conv, layout
 
@@ -98,7 +98,7 @@ def max_pool(x: FeatureMap, window: int, stride: int) -> FeatureMap:
         strips = x.layout.strips
         data = cells.max_pool(x.data, strips)
         return FeatureMap(data, level, x.policy, Layout(strips))
-    pool = pooling.shifted_max_pool if x.policy.pools_by_shifts else pooling.plain_max_pool
+    pool = pooling.shifted_max_pool if x.policy.shifted_pools else pooling.plain_max_pool
     return FeatureMap(pool(x.whole(), window, stride), level, x.policy)
 
 

@@ -19,29 +19,29 @@ class Policy:
       name: for logs and tools.
       stem_on_cells: whether the stem works on cells of 4x4 pixels (`cells.py`).
       deepest_strips: the deepest level whose maps are cut into strips (`strips.py`); 0 cuts none.
-      products_below: batches (images times strips) that are smaller than this compute 1x1
-        convolutions as matrix products (`pointwise.py`).
-      own_strided_gradient: whether a strided convolution's gradient by its input is a convolution
+      products_below: batches smaller than this compute 1x1 convolutions as matrix products
+        (`pointwise.py`).
+      unstrided_gradient: whether a strided convolution's gradient by its input is a convolution
         of stride 1 (`strided_gradient.py`).
-      own_3x3: whether 3x3 convolutions and their gradients are matrix products, Winograd's where
-        that is less work (`convolution_cpu.py`).
-      pools_by_shifts: whether a max-pool is the maximum of shifted maps (`pooling.py`).
+      winograd_3x3: whether 3x3 convolutions are Winograd's where that is less work, and their
+        gradients by the kernel matrix products (`convolution_cpu.py`).
+      shifted_pools: whether a max-pool is the maximum of shifted maps (`pooling.py`).
     """
 
     name: str
     stem_on_cells: bool = False
     deepest_strips: float = 0
     products_below: float = 0
-    own_strided_gradient: bool = False
-    own_3x3: bool = False
-    pools_by_shifts: bool = False
+    unstrided_gradient: bool = False
+    winograd_3x3: bool = False
+    shifted_pools: bool = False
 
 
 # All is left to XLA: GPUs, and programs that are analysed, exported or read.
 PLAIN = Policy('plain')
 
 # docs/cpu_log.md. XLA's 1x1 convolutions lose to products at every batch size.
-CPU = Policy('cpu', products_below=math.inf, own_3x3=True, pools_by_shifts=True)
+CPU = Policy('cpu', products_below=math.inf, winograd_3x3=True, shifted_pools=True)
 
 # TPU v2 and v3; docs/tpu_log.md, first to third round. A batch of 8 fills the 8 sublanes of a
 # vector register by itself, and from there on convolutions beat products. Strips gain nothing below
@@ -51,7 +51,7 @@ TPU_V3 = Policy(
     stem_on_cells=True,
     deepest_strips=2,
     products_below=8,
-    own_strided_gradient=True,
+    unstrided_gradient=True,
 )
 
 # TPU v4 and later; docs/tpu_log.md, fourth round. Their compilers copy between layouts from one

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.extend.core import Primitive
 
 from spinenet_jax.lowering.feature_map import FeatureMap
-from spinenet_jax.models.dropout import DropBlock, StochasticDepth
+from spinenet_jax.models.dropout import DropBlock, stochastic_depth
 from spinenet_jax.models.graph import EXPANSION
 from spinenet_jax.models.layers import Layers
 
@@ -54,7 +54,7 @@ class Block(nn.Module):
             x = layers.norm(train, name=f'norm{number}')(x)
             x = layers.act(x) if number < len(plan) else x
             x = self._drop_block(x, train)
-        x = StochasticDepth(self.drop_rate)(x, train=train)
+        x = stochastic_depth(x, self.drop_rate, train=train)
         return layers.act(x + shortcut)
 
     def _drop_block(self, x: FeatureMap, train: bool) -> FeatureMap:

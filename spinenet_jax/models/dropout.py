@@ -7,28 +7,17 @@ from flax import linen as nn
 from spinenet_jax.lowering.feature_map import FeatureMap
 
 
-class StochasticDepth(nn.Module):
+def stochastic_depth(x: FeatureMap, rate: float, *, train: bool) -> FeatureMap:
     """Drop a whole residual branch, an image at a time (Huang et al., 2016).
 
-    Attributes:
-      rate: probability in [0, 1) that an image's branch is dropped; kept ones grow by 1/(1 - rate).
+    Args:
+      x: the branch; kept ones grow by 1 / (1 - rate).
+      rate: probability in [0, 1) that an image's branch is dropped.
+      train: whether to drop at all.
     """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
-        """A map of the same shape and layout."""
-        if not train or self.rate == 0.0:
-            return x
-        keep = 1.0 - self.rate
-        kept = jax.random.bernoulli(self.make_rng('dropout'), keep, (x.images, 1, 1, 1))
-        kept = jnp.repeat(kept, x.layout.strips, axis=0)  # all strips of an image alike
-        return x.map(
-            lambda data: jnp.where(
-                kept, data / jnp.asarray(keep, data.dtype), jnp.zeros((), data.dtype)
-            )
-        )
+    # Random values follow from the name of the submodule: another one would draw others.
+    name = 'StochasticDepth_0'
+    return x.map_images(nn.Dropout(rate, (1, 2, 3), deterministic=not train, name=name))
 
 
 class DropBlock(nn.Module):

@@ -8,9 +8,8 @@ from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.blocks import maybe_remat
-from spinenet_jax.models.graph import EXPANSION, STEM_BLOCKS, Graph, filters
+from spinenet_jax.models.graph import EXPANSION, Graph, filters
 from spinenet_jax.models.layers import Layers
-from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
 from spinenet_jax.models.stem import stem
 from spinenet_jax.ops.resample import level_size
 
@@ -111,10 +110,11 @@ class SpineNet(nn.Module):
         graph, merges = self.graph, self.graph.merges
         x = stem(self.layers, images, train)
         nodes: list[FeatureMap] = []
-        for index in range(STEM_BLOCKS):
-            x = self._group(f'stem_block{index}', 'bottleneck', STEM_LEVEL, 0.0, x, train)
+        for index, level in enumerate(graph.stem):
+            x = self._group(f'stem_block{index}', 'bottleneck', level, 0.0, x, train)
             nodes.append(x)
-        for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+        for number, block in enumerate(graph.blocks, 1):
+            index = len(nodes)
             size = level_size(images.shape[1:3], block.level)
             terms = [
                 self._resample(index, position, parent)(nodes[parent], size, train=train)
@@ -122,7 +122,7 @@ class SpineNet(nn.Module):
             ]
             x = sum(terms[1:], terms[0])
             x = self.layers.act(sum((nodes[i] for i in merges.get(index, ())), x))
-            rate = self.stochastic_depth * (index - 1) / len(graph.blocks)
+            rate = self.stochastic_depth * number / len(graph.blocks)
             nodes.append(self._group(f'block{index}', block.kind, block.level, rate, x, train))
         return {
             level: self._endpoint(nodes[index], train)
@@ -135,26 +135,30 @@ class SpineNet(nn.Module):
     ) -> FeatureMap:
         """The copies of one block in a row.
 
-        Only the first stem block changes width, and so projects.
+        Only blocks of the stem change the width of their map or halve it, and so project: the first
+        one of all, and the first one of each further level.
         """
         block = maybe_remat(self.remat)
         in_stem = name.startswith('stem')
+        halves = level > x.level
         for repeat in range(self.block_repeats):
             x = block(
                 kind=kind,
                 filters=filters(level, self.width),
                 layers=self.layers,
-                project=name == 'stem_block0' and repeat == 0,
+                stride=2 if halves and repeat == 0 else 1,
+                project=repeat == 0 and (halves or name == 'stem_block0'),
                 drop_rate=rate,
                 keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
                 drop_size=self.dropblock_size,
                 name=f'{name}_{repeat}',
             )(x, train)
+            x = x.settled() if halves and repeat == 0 else x
         return x
 
     def _resample(self, index: int, position: int, parent: int) -> Resample:
         """The edge from `parent` to block `index`."""
-        block = self.graph.blocks[index - STEM_BLOCKS]
+        block = self.graph.blocks[index - len(self.graph.stem)]
         return Resample(
             middle=int(filters(self.graph.levels[parent], self.width) * self.resample_alpha),
             channels=filters(block.level, self.width) * EXPANSION[block.kind],

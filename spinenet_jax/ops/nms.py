@@ -159,17 +159,27 @@ def _detect_few(logits, codes, anchors, size, rules: Rules, few: int):
     # Any pair of anchor and class left out scores at most as much as the last anchor let in.
     left_out = jnp.where(few_anchors < logits.shape[0], jax.nn.sigmoid(best_logits[rows[-1]]), -1.0)
     rows = jnp.sort(rows)
-    # Class-major, as the order of equal scores asks.
-    pairs = jax.nn.sigmoid(logits[rows, rules.first_class :]).T.reshape(-1)
+    boxes = _decode_rows(codes, anchors, rows, size)
+    scores = jax.nn.sigmoid(logits[rows, rules.first_class :])
+    return _best_pairs(scores, lambda rows, classes: boxes[rows], left_out, rules, few)
+
+
+def _best_pairs(scores, boxes_of, left_out, rules: Rules, few: int):
+    """Detections from the `few` best pairs of row and class, and whether more change nothing.
+
+    scores f32[n,K] without the classes below `rules.first_class`; boxes_of(rows, classes), the
+    classes counted alike; left_out f32, the best score that is not among them, -1 for none.
+    """
+    count = scores.shape[0]
+    pairs = scores.T.reshape(-1)  # class-major, as the order of equal scores asks
     few_pairs = min(few, pairs.shape[0])
     scores, picked = lax.top_k(pairs, few_pairs)
     if few_pairs < pairs.shape[0]:
         left_out = jnp.maximum(left_out, scores[-1])
-    boxes = _decode_rows(codes, anchors, rows, size)[picked % few_anchors]
-    classes = picked // few_anchors + rules.first_class
+    rows, classes = picked % count, picked // count
     # Only candidates strictly above what was left out are in an order that is known for certain.
     scores = jnp.where(scores > left_out, scores, -1.0)
-    found = greedy(boxes, scores, classes, rules)
+    found = greedy(boxes_of(rows, classes), scores, classes + rules.first_class, rules)
     return found, found.valid[-1] | (left_out <= rules.score)
 
 
@@ -210,13 +220,53 @@ def detect(
     few, anchors = min(few, rules.candidates), jnp.asarray(anchors)
     fast = partial(_detect_few, anchors=anchors, size=size, rules=rules, few=few)
     slow = partial(_detect_all, anchors=anchors, size=size, rules=rules)
-    found, certain = jax.vmap(fast)(logits, codes)
+    return _fast_or_slow(fast, slow, (logits, codes))
+
+
+@partial(jax.jit, static_argnames=('rules', 'few'))
+def detect_scored(scores: jax.Array, boxes: jax.Array, rules: Rules, few: int = 1000) -> Detections:
+    """Detections of a batch whose rows have a box for each class, or one for all classes.
+
+    Of equal scores the lower class comes first, then the lower row.
+
+    Args:
+      scores: f32[B,R,K] in [0, 1]; below 0 where a row does not count.
+      boxes: f32[B,R,K,4], or f32[B,R,1,4] where all classes share a box.
+      rules: thresholds and limits.
+      few: candidates tried first; any value gives the same result.
+
+    Returns:
+      `Detections` with a leading B.
+    """
+    few = min(few, rules.candidates)
+    scores = scores[..., rules.first_class :]
+    if boxes.shape[2] > 1:
+        boxes = boxes[:, :, rules.first_class :]
+
+    def boxes_of(boxes, rows, classes):
+        return boxes[rows, classes] if boxes.shape[1] > 1 else boxes[rows, 0]
+
+    def fast(scores, boxes):
+        return _best_pairs(scores, partial(boxes_of, boxes), jnp.float32(-1.0), rules, few)
+
+    def slow(scores, boxes):
+        limit = min(rules.candidates, scores.shape[0])
+        best, rows = lax.top_k(scores.T, limit)
+        classes = jnp.repeat(jnp.arange(scores.shape[1]), limit)
+        candidates = boxes_of(boxes, rows.reshape(-1), classes)
+        return greedy(candidates, best.reshape(-1), classes + rules.first_class, rules)
+
+    return _fast_or_slow(fast, slow, (scores, boxes))
+
+
+def _fast_or_slow(fast, slow, inputs) -> Detections:
+    """`fast` on every image of a batch, and `slow` where its result is not certain."""
+    found, certain = jax.vmap(fast)(*inputs)
 
     def redo(operands):
         # One image after the other: all candidates of a whole batch need not fit in memory.
         return lax.map(
-            lambda image: lax.cond(image[2], lambda: image[3], lambda: slow(image[0], image[1])),
-            operands,
+            lambda image: lax.cond(image[1], lambda: image[2], lambda: slow(*image[0])), operands
         )
 
-    return lax.cond(jnp.all(certain), lambda o: o[3], redo, (logits, codes, certain, found))
+    return lax.cond(jnp.all(certain), lambda o: o[2], redo, (inputs, certain, found))

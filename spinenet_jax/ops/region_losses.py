@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from spinenet_jax.ops.region_outputs import select_class
 from spinenet_jax.ops.sampling import AnchorSample
 
 RPN_DELTA, BOX_DELTA = 1.0 / 9.0, 1.0  # of the Huber losses, as in both public codes
@@ -97,10 +98,7 @@ def box_loss(codes: jax.Array, targets: jax.Array, labels: jax.Array, positive: 
     """
     codes = codes.astype(jnp.float32)
     if codes.shape[-1] != 4:
-        codes = codes.reshape(*codes.shape[:-1], -1, 4)
-        # A product with ones and zeros: the gradient of reading one class would be a scatter.
-        chosen = jax.nn.one_hot(labels, codes.shape[-2], dtype=codes.dtype)
-        codes = jnp.einsum('brkc,brk->brc', codes, chosen, precision='highest')
+        codes = select_class(codes.reshape(*codes.shape[:-1], -1, 4), labels, axis=-2)
     huber = optax.losses.huber_loss(codes, targets, delta=BOX_DELTA)
     count = 4.0 * jnp.sum(positive, dtype=jnp.float32)
     return jnp.sum(jnp.where(positive[..., None], huber, 0.0)), count

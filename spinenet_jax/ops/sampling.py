@@ -142,6 +142,7 @@ def assign(
       `Regions` over all M, and bool[M] which of them are background.
     """
     regions = lax.stop_gradient(jnp.where(region_valid[:, None], regions, 0.0))
+    labels = jnp.asarray(labels)
     found = match(regions, boxes, valid)
     positive = found.overlap > iou if strict else found.overlap >= iou
     positive &= region_valid
@@ -207,7 +208,7 @@ def region_codes(
       boxes: f32[N,4], the objects that `regions.matched` counts.
       weights, inclusive: see `boxes.encode`.
     """
-    goal = jnp.where(regions.positive[:, None], boxes[regions.matched], 0.0)
+    goal = jnp.where(regions.positive[:, None], jnp.asarray(boxes)[regions.matched], 0.0)
     codes = box_ops.encode(goal, regions.boxes, weights, inclusive)
     return jnp.where(regions.positive[:, None], codes, 0.0)
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.analysis.cost import Cost, config_cost
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import absolute
 from spinenet_jax.models.graph import Graph, Scaling, load, to_text, validate
 from spinenet_jax.search.controller import Controller, Evolution, Random
 from spinenet_jax.search.engine import Engine, ProcessEngine
@@ -23,7 +25,6 @@ from spinenet_jax.search.policy import PolicySettings, RecurrentController
 from spinenet_jax.search.process import MODULE, child_environment
 from spinenet_jax.search.run import Plan, Search
 from spinenet_jax.search.space import SPACES, Decisions, Space, decode, why_invalid
-from spinenet_jax.training.checkpoint import absolute
 
 ENGINES = ('local', 'ray')
 PROXY = 'spinenet_jax.search.proxy:evaluate'
@@ -221,20 +222,20 @@ def _write_header(ledger: Ledger, config: ConfigDict, evaluator: str) -> None:
         'candidate': json.loads(config.candidate.to_json()),
     }
     if not ledger.events:
-        ledger.append(header)
+        ledger.append(header | {'time': round(time.time(), 3)})
         return
-    before = ledger.events[0]
-    for part in ('evaluator', 'search', 'candidate'):
-        if before.get(part) != header[part]:
-            changes = _changes(before.get(part), header[part], part)
-            raise UserError(
-                f'the workdir holds another search: {"; ".join(changes[:5])}. Use another --workdir'
-            )
+    before = {name: value for name, value in ledger.events[0].items() if name != 'time'}
+    changes = _changes(before, header, '')
+    if changes:
+        raise UserError(
+            f'the workdir holds another search: {"; ".join(changes[:5])}. Use another --workdir'
+        )
 
 
 def _changes(old: Any, new: Any, name: str) -> list[str]:
     """'key: old -> new' of the leaves that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(old.keys() | new.keys())
-        return [c for k in keys for c in _changes(old.get(k), new.get(k), f'{name}.{k}')]
+        parts = [_changes(old.get(k), new.get(k), f'{name}.{k}'.strip('.')) for k in keys]
+        return [change for part in parts for change in part]
     return [] if old == new else [f'{name}: {old!r} -> {new!r}']

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a backbone from its graph alone, in microseconds.
 
-`spinenet_jax.cost` counts them in the traced model, which takes seconds; a search asks for every
-draw. Both give the same numbers (tests/search/test_graph_cost.py).
+`analysis.cost` counts them in the traced model, which takes seconds; a search asks for every draw.
+Both give the same numbers (tests/search/test_graph_cost.py).
 """
 
 from typing import NamedTuple

@@ -9,12 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from spinenet_jax.search.candidate import Job
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULE = 'spinenet_jax.search.candidate'
 LOG = 'log.txt'
 # Signals that come from a person, a scheduler or the kernel, and not from the program's own faults.
@@ -45,8 +43,8 @@ class Outcome(NamedTuple):
 
 
 def child_environment() -> dict[str, str]:
-    """The environment, with this project and the working directory where Python finds them."""
-    paths = [os.getcwd(), str(ROOT), os.environ.get('PYTHONPATH', '')]
+    """The environment, in which a child finds the modules that this process finds."""
+    paths = [os.getcwd(), *sys.path]
     return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
 
 

@@ -11,10 +11,10 @@ from collections import Counter
 
 from absl import logging
 
+from spinenet_jax.files import absolute, write_atomically
 from spinenet_jax.models.graph import Graph, from_text, to_json
 from spinenet_jax.search.history import DUPLICATE, History, Result
 from spinenet_jax.search.run import Plan, Search
-from spinenet_jax.training.checkpoint import absolute, write_atomically
 
 RECENT = 50  # results of which the mean is shown
 TOP = 10

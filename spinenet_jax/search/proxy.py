@@ -18,7 +18,7 @@ from spinenet_jax.data.digits import ensure_digits
 from spinenet_jax.data.hold_out import ensure_held_out
 from spinenet_jax.models.graph import to_text
 from spinenet_jax.search.candidate import Candidate, die_with_parent
-from spinenet_jax.search.process import ROOT
+from spinenet_jax.search.process import child_environment
 
 _ERROR = re.compile(r'error: |[\w.]*(Error|Exception)\b')
 DIGITS_HELD_OUT = 300  # scenes of the digits data set's training split
@@ -50,16 +50,11 @@ def evaluate(candidate: Candidate) -> dict[str, float]:
 
 
 def _train(folder: str) -> None:
-    """train.py on the settings in the folder; continues where an earlier attempt was lost."""
-    command = [
-        sys.executable,
-        str(ROOT / 'train.py'),
-        f'--config={ROOT / "configs" / "workdir.py"}:{folder}',
-        f'--workdir={folder}',
-    ]
+    """A run with the settings in the folder; continues where an earlier attempt was lost."""
+    command = [sys.executable, '-m', 'spinenet_jax.search.training', f'--workdir={folder}']
     done = subprocess.Popen(
         command,
-        cwd=ROOT,
+        env=child_environment(),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,7 @@ from typing import Any
 from spinenet_jax.errors import UserError
 from spinenet_jax.search.candidate import Job
 from spinenet_jax.search.engine import Report
-from spinenet_jax.search.process import ROOT, Attempt, Outcome
+from spinenet_jax.search.process import Attempt, Outcome, child_environment
 
 LATE = 120.0  # seconds after its time limit that a silent worker counts as hung
 # What of the repository a worker does not need; Ray sends the rest to machines that lack it.
@@ -39,13 +39,14 @@ class RayEngine:
         named = dict(resources)
         options: dict[str, Any] = {n: named.pop(n) for n in ('num_cpus', 'num_gpus') if n in named}
         if 'RAY_ADDRESS' in os.environ:
-            runtime = {'working_dir': str(ROOT), 'excludes': _EXCLUDES}
+            # The checkout, which the command is started in, is sent to every machine.
+            runtime = {'working_dir': os.getcwd(), 'excludes': _EXCLUDES}
             ray.init(runtime_env=runtime, log_to_driver=False)
         else:
             ray.init(
                 address='local',
                 num_cpus=max(1, round(workers * options.get('num_cpus', 1))),
-                runtime_env={'env_vars': {'PYTHONPATH': str(ROOT)}},
+                runtime_env={'env_vars': {'PYTHONPATH': child_environment()['PYTHONPATH']}},
                 include_dashboard=False,
                 log_to_driver=False,
             )

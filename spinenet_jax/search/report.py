@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from spinenet_jax.files import write_atomically
 from spinenet_jax.models.graph import Graph
 from spinenet_jax.search.history import DUPLICATE, History, Result
 from spinenet_jax.search.progress import TOP, graph_of, headline
 from spinenet_jax.search.run import Plan
-from spinenet_jax.training.checkpoint import write_atomically
 
 PICTURES = 'pictures'
 

@@ -93,6 +93,6 @@ def _problems(search: Any) -> Iterator[str]:
             yield f'search.{name} is missing in the config (copy configs/search.py)'
         elif not field.legal.allows(search[name]):
             must = f'must be {field.legal.words} ({field.meaning})'
-            yield f'search.{name}={search[name]!r}: {must}'
+            yield f'search.{name}={" ".join(repr(search[name]).split())}: {must}'
     if search.tournament > search.population:
         yield f'search.tournament={search.tournament}: larger than population={search.population}'

@@ -1,7 +1,5 @@
 """The task of a config and its model: the only place that looks at `config.task`."""
 
-from typing import Any
-
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -15,7 +13,7 @@ from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.tasks.task import Task
 
 
-def build_task(config: ConfigDict) -> Task[Any, Any, Any]:
+def build_task(config: ConfigDict) -> Task:
     """The task that `config.task` names.
 
     `model.num_classes` may still be 0, to be taken from the data, as long as only `rows` are used.

@@ -42,7 +42,8 @@ class ClassificationTask:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the network's input, pixels."""
-        return self.rows.eval.fields['image'].shape[:2]
+        height, width, _ = self.rows.eval.fields['image'].shape
+        return height, width
 
     def targets(self, batch: Batch) -> Targets:
         """{'label': i32[B]}, from 1 to num_classes - 1."""

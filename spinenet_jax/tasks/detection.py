@@ -50,7 +50,8 @@ class DetectionTask:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the network's input, pixels."""
-        return self.rows.eval.fields['image'].shape[:2]
+        height, width, _ = self.rows.eval.fields['image'].shape
+        return height, width
 
     @property
     def anchors(self) -> jax.Array:

@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+import spinenet_jax
 from spinenet_jax.errors import UserError
 from spinenet_jax.training import distributed
 from spinenet_jax.training.state import TrainState
@@ -99,7 +100,7 @@ def check_shared(folder: epath.Path) -> None:
 def software() -> dict[str, Any]:
     """Versions of what computes, and a digest of this package's sources."""
     sources = hashlib.sha256()
-    root = Path(__file__).parents[1]
+    root = Path(spinenet_jax.__file__).parent
     for path in sorted(root.rglob('*.py')):
         sources.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return {

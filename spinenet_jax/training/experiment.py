@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from absl import logging
@@ -43,7 +42,7 @@ class Experiment:
     """
 
     model: nn.Module
-    task: Task[Any, Any, Any]
+    task: Task
     image_count: int
     batches: Callable[[int], Iterator[Batch]]
     evaluate: Callable[[TrainState], EvaluationResult]

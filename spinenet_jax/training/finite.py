@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spinenet_jax.parallel import first_replica
+
 
 def first_bad(replicated: Any) -> str | None:
     """The path of an array that must not be saved; None if all are sound.
@@ -18,10 +20,9 @@ def first_bad(replicated: Any) -> str | None:
     replicated: x[devices,...] on the local devices; the first copy is looked at, which is the one
     that is saved.
     """
-    first = jax.tree.map(lambda x: x.addressable_shards[0].data, replicated)
     leaves = [
         (path, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(first)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(first_replica(replicated))
         if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
     sound = np.asarray(_sound([leaf for _, leaf in leaves]))

@@ -28,9 +28,9 @@ from spinenet_jax.files import (
     is_remote,
     write_atomically,
 )
+from spinenet_jax.parallel import unreplicate
 
 FILE = 'metrics.jsonl'
-SHOWN = ('loss', 'class_loss', 'box_loss', 'learning_rate')
 BAR = '{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
 
 
@@ -137,8 +137,7 @@ class StepMonitor:
         self._close_bar()
 
     def _handle(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        fetched = jax.device_get({k: v.addressable_shards[0].data for k, v in metrics.items()})
-        values = {name: float(value[0]) for name, value in fetched.items()}
+        values = {name: float(value) for name, value in unreplicate(dict(metrics)).items()}
         if not (math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])):
             raise NonFiniteError(
                 f'step {step}: the loss is {values["loss"]:g} and the gradient norm '
@@ -146,7 +145,8 @@ class StepMonitor:
             )
         self.last = values
         speed = self._speed(step)
-        losses = [f'{name} {values[name]:.4g}' for name in SHOWN if name in values]
+        parts = sorted(name for name in values if name.endswith('_loss'))  # whatever the task
+        losses = [f'{name} {values[name]:.4g}' for name in ('loss', *parts, 'learning_rate')]
         pace = self._pace(step, speed)
         self._move_bar(step, [losses[0], *pace])
         if step % self._log_every and step != self._total:

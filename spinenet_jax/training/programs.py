@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import optax
@@ -69,7 +69,8 @@ def lower_train_step(
     }
     fields, images = task.rows.train.fields, config.train.batch_size
     batch = parallel.abstract_batch(fields, images, len(devices))
-    return _lower(step, state, batch, parts, len(devices))
+    lowered = step.lower(parallel.abstract_replicas(state, len(devices)), batch)
+    return Lowered(lowered, _held(parts, batch, len(devices)))
 
 
 def lower_eval_step(config: ConfigDict, model: nn.Module, devices: Sequence[jax.Device]) -> Lowered:
@@ -81,21 +82,18 @@ def lower_eval_step(config: ConfigDict, model: nn.Module, devices: Sequence[jax.
     parts = {'parameters': state.params, 'statistics': state.batch_stats}
     fields, images = task.rows.eval_fields, config.eval.batch_size
     batch = parallel.abstract_batch(fields, images, len(devices))
-    return _lower(step, variables, batch, parts, len(devices))
+    lowered = step.lower(parallel.abstract_replicas(variables, len(devices)), batch)
+    return Lowered(lowered, _held(parts, batch, len(devices)))
 
 
-def _lower(
-    step: Any,  # what jax.pmap gives: callable, and with a `lower` that has no public type
-    state: Any,
-    batch: dict[str, jax.ShapeDtypeStruct],
-    parts: dict[str, Any],
-    count: int,
-) -> Lowered:
+def _held(
+    parts: Mapping[str, optax.Params], batch: dict[str, jax.ShapeDtypeStruct], count: int
+) -> dict[str, int]:
+    """Bytes on each of `count` devices, over which the batch is split."""
     held = {name: _size(tree) for name, tree in parts.items()}
-    held['batch'] = _size(batch) // count
-    return Lowered(step.lower(parallel.abstract_replicas(state, count), batch), held)
+    return {**held, 'batch': _size(batch) // count}
 
 
-def _size(tree: Any) -> int:
+def _size(tree: optax.Params) -> int:
     """Bytes of all leaves."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -8,7 +8,8 @@ devices.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,15 @@ from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.task import Batch, Scalars, Task
 from spinenet_jax.training.state import TrainState
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Scalars]]
+
+class TrainStep(Protocol):
+    """What `make_train_step` gives: a pmapped function, which can be lowered without arrays."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        """The state after one step, and the metrics of this step."""
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        """The program, for arguments that may be abstract."""
 
 
 def check_batch_size(batch_size: int, devices: int, accumulate_steps: int) -> None:

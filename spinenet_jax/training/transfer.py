@@ -1,4 +1,4 @@
-"""Which weights of another run does a new run start from?
+"""Starts a new run from the weights of another where path and shape agree.
 
 Matching is by parameter path and shape; nothing is cut, padded or renamed. Reading the other
 run's file is left to checkpoint.py.

@@ -54,13 +54,14 @@ def block(rows):
 
 
 def table(rows):
-    """A LevelDB table of one data block."""
-    data, data_end = block(rows)
-    index, index_end = block([(b'zzz', varint(0) + varint(len(data)))])
-    start = len(data + data_end)
-    footer = varint(0) + varint(0) + varint(start) + varint(len(index))
-    footer = footer.ljust(40, b'\0') + struct.pack('<Q', tensor_bundle.MAGIC)
-    return data + data_end + index + index_end + footer
+    """A LevelDB table of one data block, an empty meta index and an index."""
+    result, handles = b'', []
+    for kind in (rows, [], None):
+        data, end = block([(b'zzz', handles[0])] if kind is None else kind)
+        handles.append(varint(len(result)) + varint(len(data)))
+        result += data + end
+    footer = (handles[1] + handles[2]).ljust(40, b'\0')
+    return result + footer + struct.pack('<Q', tensor_bundle.MAGIC)
 
 
 def write(prefix: pathlib.Path, arrays: dict[str, np.ndarray], full_names=None) -> None:

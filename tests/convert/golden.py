@@ -1,4 +1,4 @@
-"""What the tests against the Model Garden share: stored outputs, models and errors."""
+"""Loads stored outputs of the Model Garden, runs our models and measures how far they are apart."""
 
 import functools
 import pathlib
@@ -11,6 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from spinenet_jax.data.batch import Rows
+from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.models.build import build_model
 from tools import oracle_cases as cases
 
@@ -57,6 +59,11 @@ def random_variables(
     return nest({path: draw(path, v.shape) for path, v in flat.items()})
 
 
+def rows(size: tuple[int, int], max_boxes: int = 8) -> Rows:
+    """Rows of images that are neither scaled nor mirrored."""
+    return Rows(Augmentation(size, 1.0, 1.0, False, max_boxes), WholeImage(size))
+
+
 def nest(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """{path: array} as the tree that Flax takes."""
     return unflatten_dict(arrays, sep='/')
@@ -79,7 +86,7 @@ def run(module: Any, variables: dict[str, Any], images: np.ndarray) -> dict[str,
     features, logits, codes = outputs(variables, images)
     result = {}
     for place, level in enumerate(LEVELS):
-        result[f'feature{level}'] = features[level]
+        result[f'feature{level}'] = features[level].whole()
         result[f'logits{level}'] = logits[place]
         result[f'codes{level}'] = codes[place]
     return {key: np.asarray(value) for key, value in result.items()}

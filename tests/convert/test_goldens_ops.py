@@ -13,7 +13,8 @@ from tests.convert import golden
 from tools import oracle_cases as cases
 
 RULES = Rules(first_class=1)
-TASK = DetectionTask(cases.MATCHING_SIZE, cases.NARROW['num_classes'], 3.0, (3, 7), RULES)
+ROWS = golden.rows(cases.MATCHING_SIZE)
+TASK = DetectionTask(ROWS, cases.NARROW['num_classes'], 3.0, (3, 7), RULES)
 
 
 def targets(name):
@@ -62,7 +63,9 @@ def test_matching(name):
 def test_losses(name):
     found = targets(name)
     logits, codes = cases.head_outputs(f'losses {name}', len(TASK.anchors), TASK.num_classes)
-    ours = TASK.loss(TASK.sums(head_maps(logits, codes), found), TASK.counts(found))
+    outputs = head_maps(logits, codes)
+    numerators = TASK.numerators(outputs, found)
+    ours = TASK.losses(numerators, TASK.normalisers(outputs, found))
     ours = np.array([ours['loss'], ours['class_loss'], ours['box_loss']])
     np.testing.assert_allclose(ours, golden.load('losses')[name], rtol=1e-5)
 

@@ -7,8 +7,6 @@ import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from spinenet_jax.data.batch import Rows
-from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.parallel import AXIS
@@ -60,9 +58,7 @@ def ten_steps():
         opt_state=optimizer.init(start['params']),
     )
     rules = Rules(first_class=1)
-    size = cases.TRAINING_SIZE
-    rows = Rows(Augmentation(size, 1.0, 1.0, False, 8), WholeImage(size))
-    task = DetectionTask(rows, model['num_classes'], 3.0, (3, 7), rules)
+    task = DetectionTask(golden.rows(cases.TRAINING_SIZE), model['num_classes'], 3.0, (3, 7), rules)
     step = make_train_step(
         module,
         task,

@@ -53,7 +53,7 @@ def run(*command, **environment):
 def detections(module, variables, images, model):
     """Our 100 detections of normalised images, and our maps."""
     task = DetectionTask(
-        images.shape[1:3],
+        golden.rows(images.shape[1:3]),
         model['num_classes'],
         model['anchor_size'],
         (3, 7),

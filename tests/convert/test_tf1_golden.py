@@ -146,7 +146,7 @@ def test_our_own_detections_are_the_originals_but_for_its_extra_pixel(
 ):
     """The same scores and classes; an edge moves by up to |dy| + |exp(dh) - 1| / 2, or a pixel."""
     size, anchor_size = tuple(model['image_size']), model['anchor_size']
-    task = DetectionTask(size, model['num_classes'], anchor_size, (3, 7), rules(model))
+    task = DetectionTask(golden.rows(size), model['num_classes'], anchor_size, (3, 7), rules(model))
     maps = tuple(
         [outputs[f'{name}{level}'][image : image + 1] for level in golden.LEVELS]
         for name in ('logits', 'codes')

@@ -4,10 +4,12 @@ That is the layout of the checkpoints which the Model Garden's README offers. Th
 tools/make_goldens.py, is a checkpoint as TensorFlow writes it.
 """
 
+import numpy as np
 import pytest
 
 from spinenet_jax.convert import tf_checkpoint, weights
 from spinenet_jax.convert.tensor_bundle import Bundle
+from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from tests.convert import golden
 from tools import oracle_cases as cases
@@ -50,3 +52,29 @@ def test_converted_outputs_equal_the_gardens(bundle):
     ours = golden.run(module, golden.nest(arrays), images)
     stored = golden.load('tf2_beta')
     golden.check(ours, {key: stored[key] for key in ours}, TOLERANCE)
+
+
+def damaged(content, how, place):
+    """Bytes with something wrong at `place`."""
+    return {
+        'bit': content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :],
+        'zeros': content[:place] + bytes(64) + content[place + 64 :],
+        'cut': content[:place],
+        'extra': content[:place] + b'extra' + content[place:],
+    }[how]
+
+
+@pytest.mark.parametrize('how', ['bit', 'zeros', 'cut', 'extra'])
+def test_no_damage_is_read_in_silence(tmp_path, how):
+    """Ten places in each file; every refusal is one line, and nothing else is raised."""
+    files = golden.part(golden.load('tf2_beta'), 'file')
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content.tobytes())
+    for name, content in files.items():
+        for place in np.linspace(0, len(content) - 70, 10, dtype=int):
+            (tmp_path / name).write_bytes(damaged(content.tobytes(), how, place))
+            with pytest.raises(UserError) as error:
+                Bundle(tf_checkpoint.locate(str(tmp_path), tmp_path)).verify()
+            assert '\n' not in str(error.value)
+        (tmp_path / name).write_bytes(content.tobytes())
+    Bundle(tf_checkpoint.locate(str(tmp_path), tmp_path)).verify()

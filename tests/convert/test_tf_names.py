@@ -1,4 +1,4 @@
-"""Names of variables: hand-checked places of the two originals' numbering."""
+"""Places of the two originals' numbering, checked by hand."""
 
 import pytest
 

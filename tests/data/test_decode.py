@@ -129,9 +129,10 @@ def test_a_slightly_damaged_jpeg_is_read_as_by_opencv(damage):
     assert np.abs(decode_image(data).astype(int) - by_opencv(data)).mean() <= 2
 
 
-def test_cmyk_is_opencvs():
-    data = encode('JPEG', 'CMYK', quality=95)
-    np.testing.assert_array_equal(decode_image(data), by_opencv(data))
+def test_a_small_jpeg_that_claims_to_be_huge_is_refused():
+    start = JPEG.index(b'\xff\xc0') + 5  # height and width of the frame
+    with pytest.raises(BadImageError, match='it has 65520x65520 pixels, more than'):
+        decode_image(JPEG[:start] + b'\xff\xf0\xff\xf0' + JPEG[start + 4 :])
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'])

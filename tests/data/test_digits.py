@@ -104,3 +104,8 @@ def test_another_directory_is_not_overwritten(tmp_path):
     (tmp_path / 'thesis.tex').write_text('x')
     with pytest.raises(UserError, match='neither empty nor the digits'):
         digits.ensure_digits(str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line():
+    with pytest.raises(UserError, match=r'/proc/nothing/digits: cannot be written \('):
+        digits.ensure_digits('/proc/nothing/digits')

@@ -9,7 +9,7 @@ import pytest
 
 from configs import common
 from spinenet_jax.data.batch import LABEL
-from spinenet_jax.data.build import build_source, train_batches
+from spinenet_jax.data.build import build_source, label_rows, train_batches
 from spinenet_jax.data.decode import read_image
 from spinenet_jax.data.tfds_labels import TfdsLabels
 from spinenet_jax.errors import UserError
@@ -84,7 +84,8 @@ def test_images_without_a_label_are_replaced_and_counted(data_dir):
     config = settings(data_dir, 'mixed')
     source = TfdsLabels('insects', 'mixed', data_dir)
     process = {'process_index': 0, 'process_count': 1}
-    stream = train_batches(source, config, batch_size=4, seed=0, start_step=0, **process)
+    row = label_rows(config).train
+    stream = train_batches(source, row, config, batch_size=4, seed=0, start_step=0, **process)
     assert next(stream)['label'].tolist() == [2, 2, 2, 2]
     stream.close()
     assert source.unreadable.count == 2 and 'it has no label' in source.unreadable.summary()

@@ -85,6 +85,15 @@ def test_large_scale_computes_only_the_window(monkeypatch):
     assert np.abs(whole - window).max() <= 1
 
 
+def test_very_long_images_are_enlarged_as_others_are():
+    """OpenCV's warpAffine refuses sides from 32,767 pixels on."""
+    image = np.tile(np.arange(4, dtype=np.uint8)[:, None, None] * 60, (1, 40_000, 3))
+    placement = place((4, 40_000), (64, 64), Draws(scale=700.0, offset_x=0.5))
+    got = place_image(image, placement, (64, 64))
+    want = bilinear(image[:, :9].astype(float), placement.new_size[0], 1)[:64, 0]
+    assert np.abs(got[: len(want), 30] - want).max() <= 1
+
+
 def test_boxes_by_hand():
     # At scale 1.5 with offset (40, 80): 100*1.5-40 = 110, 200*1.5-80 = 220, ...
     placement = place((480, 640), (640, 640), Draws(scale=1.5, offset_y=0.5, offset_x=0.25))

@@ -1,10 +1,12 @@
 """COCO scores of detections whose result is known by hand; two scorers against each other."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from spinenet_jax.evaluation.coco import METRICS, CocoEvaluator, rounded, to_xywh
 
@@ -235,3 +237,95 @@ def test_a_written_detection_is_short_and_the_scored_one_stays_as_it_is():
     detection = {'image_id': 3, 'bbox': [1.23456, 0.0, 7.0, 8.999], 'score': 0.12345678}
     assert rounded(detection) == {'image_id': 3, 'bbox': [1.23, 0.0, 7.0, 9.0], 'score': 0.123457}
     assert detection['score'] == 0.12345678
+
+
+def square_mask(box, size=(300, 400)):
+    """The RLE of a filled (ymin, xmin, ymax, xmax)."""
+    canvas = np.zeros(size, np.uint8, order='F')
+    canvas[box[0] : box[2], box[1] : box[3]] = 1
+    return coco_mask.encode(canvas)
+
+
+def with_mask(number, image_id, category_id, box):
+    """An annotation whose mask is a polygon that fills its box."""
+    x, y, w, h = box
+    corners = [x, y, x + w, y, x + w, y + h, x, y + h]
+    return {**annotation(number, image_id, category_id, box), 'segmentation': [corners]}
+
+
+MASKED = [with_mask(0, 0, 7, [10, 20, 100, 50]), with_mask(1, 1, 30, [0, 0, 200, 200])]
+
+
+def test_boxes_and_masks_side_by_side(backend):
+    evaluator = CocoEvaluator(ground_truth(MASKED), CATEGORIES, backend, masks=True)
+    boxes = np.array([[[20, 10, 70, 110]], [[0, 0, 200, 200]]], np.float32)
+    # The first mask is right. The second leaves out three tenths of its object: IoU 0.7, right at
+    # 0.5 to 0.7, which are 5 of 10 thresholds.
+    masks = [[square_mask((20, 10, 70, 110))], [square_mask((0, 0, 200, 140))]]
+    scores, classes = np.array([[0.9], [0.8]]), np.array([[1], [2]])
+    evaluator.update([0, 1], boxes, scores, classes, np.ones((2, 1), bool), masks)
+    result = evaluator.result()
+    assert result['AP'] == pytest.approx(1.0)
+    assert result['mask/AP'] == pytest.approx((1.0 + 0.5) / 2)
+    assert result['mask/AP75'] == pytest.approx(0.5) and result['mask/AP50'] == pytest.approx(1.0)
+    assert evaluator.per_class('segm') == pytest.approx({'cat': 1.0, 'dog': 0.5})
+    assert evaluator.per_class() == pytest.approx({'cat': 1.0, 'dog': 1.0})
+    # What is written is what COCO's server takes: text.
+    for record in evaluator.detections:
+        assert isinstance(record['segmentation']['counts'], str)
+        assert record['segmentation']['size'] == [300, 400]
+
+
+def test_an_object_without_a_mask_is_neither_missed_nor_wrong(backend):
+    annotations = [MASKED[0], {k: v for k, v in MASKED[1].items() if k != 'segmentation'}]
+    evaluator = CocoEvaluator(ground_truth(annotations), CATEGORIES, backend, masks=True)
+    boxes = np.array([[[20, 10, 70, 110]], [[0, 0, 200, 200]]], np.float32)
+    masks = [[square_mask((20, 10, 70, 110))], [square_mask((0, 0, 200, 140))]]
+    classes = np.array([[1], [2]])
+    evaluator.update([0, 1], boxes, np.full((2, 1), 0.9), classes, np.ones((2, 1), bool), masks)
+    result = evaluator.result()
+    assert result['AP'] == pytest.approx(1.0) and result['mask/AP'] == pytest.approx(1.0)
+    assert evaluator.per_class('segm') == pytest.approx({'cat': 1.0})
+
+
+def test_masks_score_as_pycocotools_alone(backend, tmp_path):
+    rng = np.random.default_rng(0)
+    annotations, rows = [], {}
+    for image_id in range(6):
+        found = []
+        for _ in range(5):
+            x, y, w, h = (int(v) for v in rng.integers([0, 0, 12, 12], [250, 150, 150, 150]))
+            category = int(rng.choice([7, 30]))
+            annotations.append(with_mask(len(annotations), image_id, category, [x, y, w, h]))
+            shift = rng.integers(-6, 7, 4)
+            box = np.maximum(np.add([y, x, y + h, x + w], shift), 0)
+            found.append((box, 1 if category == 7 else 2, rng.random()))
+        rows[image_id] = found
+    evaluator = CocoEvaluator(ground_truth(annotations, 6), CATEGORIES, backend, masks=True)
+    for image_id, found in rows.items():
+        boxes, classes, scores = (np.array([x], np.float32) for x in zip(*found, strict=True))
+        masks = [[square_mask(box) for box, _, _ in found]]
+        evaluator.update([image_id], boxes, scores, classes, np.ones((1, 5), bool), masks)
+
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    numbered = [{**a, 'id': a['id'] + 1} for a in annotations]
+    (tmp_path / 'truth.json').write_text(json.dumps(ground_truth(numbered, 6)))
+    truth = COCO(str(tmp_path / 'truth.json'))
+    for kind, prefix in (('bbox', ''), ('segm', 'mask/')):
+        keys = {'image_id', 'category_id', 'score', 'bbox' if kind == 'bbox' else 'segmentation'}
+        records = [{k: v for k, v in r.items() if k in keys} for r in evaluator.detections]
+        scorer = COCOeval(truth, truth.loadRes(copy.deepcopy(records)), kind)
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+        ours = [evaluator.result().get(prefix + name, -1) for name in METRICS]
+        np.testing.assert_allclose(ours, scorer.stats, atol=1e-9)
+        assert 0 < ours[0] < 1
+
+
+def test_scored_masks_must_be_given():
+    evaluator = CocoEvaluator(ground_truth(MASKED), CATEGORIES, 'pycocotools', masks=True)
+    with pytest.raises(ValueError, match='have none'):
+        one(evaluator, 0, [[20, 10, 70, 110]], [0.9], [1])

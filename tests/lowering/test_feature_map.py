@@ -54,7 +54,7 @@ def test_settled_is_what_the_policy_wants_of_the_level():
 
     assert [strips(TPU, level) for level in (2, 3, 7)] == [4, 4, 4]
     assert [strips(TPU_V3, level) for level in (2, 3, 7)] == [4, 1, 1]
-    assert [strips(policy, 2) for policy in (PLAIN, CPU)] == [1, 1]
+    assert [strips(policy, level) for policy in (PLAIN, CPU) for level in (0, 2)] == [1] * 4
     assert [strips(TPU, 3, width=width) for width in (16, 12, 5)] == [4, 2, 1]
     assert [strips(TPU, 3, batch=batch) for batch in (1, 4, 8)] == [8, 2, 1]
 

@@ -4,18 +4,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import TPU
 from spinenet_jax.models.blocks import maybe_remat
-from spinenet_jax.models.dropout import DropBlock, StochasticDepth
+from spinenet_jax.models.dropout import DropBlock, stochastic_depth
 from spinenet_jax.models.layers import Layers
+
+
+class StochasticDepth(nn.Module):
+    """`stochastic_depth` as a block calls it."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return stochastic_depth(x, self.rate, train=train)
 
 
 def run(module, x, train=True, seed=0):
     """The plain array that `module` gives for a plain array."""
     rngs = {'dropout': jax.random.key(seed)}
     return module.apply({}, FeatureMap(x, level=3), train=train, rngs=rngs).whole()
+
+
+def test_stochastic_depth_draws_what_it_always_drew():
+    """Runs that are continued drop the same images: the mask follows from the submodule's name."""
+
+    class Key(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return self.make_rng('dropout')
+
+    class Parent(nn.Module):
+        @nn.compact
+        def __call__(self):
+            return Key(name='StochasticDepth_0')()
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 2, 2, 3)), jnp.bfloat16)
+    key = Parent().apply({}, rngs={'dropout': jax.random.key(0)})
+    kept = jax.random.bernoulli(key, 0.7, (8, 1, 1, 1))
+    want = jnp.where(kept, x / jnp.asarray(0.7, x.dtype), jnp.zeros((), x.dtype))
+    assert 0 < kept.sum() < 8
+    np.testing.assert_array_equal(run(StochasticDepth(0.3), x), want)
 
 
 def test_stochastic_depth_drops_images_and_keeps_the_mean():

@@ -26,12 +26,11 @@ GRAPH = Graph(
         Block(4, 'residual', (3, 4), True),
     ),
 )
-DROPS = {'stochastic_depth': 0.5, 'dropblock_keep_prob': 0.8, 'dropblock_size': 3}
 
 
 def spinenet(policy):
     layers = Layers(policy=policy, padding='symmetric')
-    options = {'endpoint_channels': 8, 'levels': (3, 4), 'pooling': 'single', **DROPS}
+    options = {'endpoint_channels': 8, 'levels': (3, 4), 'pooling': 'single'}
     backbone = SpineNet(GRAPH, layers, 0.125, **options)
     return RetinaNet(backbone, layers, 3, anchors_per_cell=1, head_channels=8, head_convs=1)
 
@@ -46,34 +45,23 @@ def resnet(policy):
     ('build', 'size', 'policies'),
     [(spinenet, (48, 80), (CPU, TPU_V3, TPU)), (resnet, (46, 64), (TPU,))],
 )
-def test_outputs_statistics_and_gradients(build, size, policies, monkeypatch):
+def test_outputs_and_statistics_in_training(build, size, policies, monkeypatch):
+    """Gradients follow: tests/lowering compares those of every formulation that has its own."""
     monkeypatch.setitem(DEPTHS, 50, (1, 1, 1, 1))
     images, results = random_images(size, batch=2), []
     variables = random_variables(build(PLAIN), size)
     for policy in (PLAIN, *policies):
         model = build(policy)
 
-        def loss(params, model=model):
-            out, updates = model.apply(
-                {**variables, 'params': params},
-                images,
-                train=True,
-                mutable=['batch_stats'],
-                rngs={'dropout': jax.random.key(1)},
-            )
-            leaves = jax.tree.leaves(out)
-            weighted = sum(jnp.sum(jnp.sin(jnp.arange(x.size)) * x.ravel()) for x in leaves)
-            return weighted, (out, updates)
+        def forward(variables, model=model):
+            return model.apply(variables, images, train=True, mutable=['batch_stats'])
 
-        run = jax.jit(
-            jax.grad(loss, has_aux=True),
-            compiler_options={'xla_backend_optimization_level': 0},  # compiled sooner
-        )
-        results.append(run(variables['params']))
+        # Not optimised, it is compiled sooner.
+        run = jax.jit(forward, compiler_options={'xla_backend_optimization_level': 0})
+        results.append(run(variables))
     for other in results[1:]:
         for want, got in zip(*map(jax.tree.leaves, (results[0], other)), strict=True):
-            # Norms make the gradients of biases before them zero, but for rounding.
-            atol = 2e-5 + 2e-4 * float(jnp.abs(want).max())
+            atol = 2e-4 * float(jnp.abs(want).max())
             np.testing.assert_allclose(got, want, rtol=2e-3, atol=atol)
 
 

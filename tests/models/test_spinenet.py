@@ -9,7 +9,7 @@ from flax import traverse_util
 from spinenet_jax.errors import UserError
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.build import build_backbone, build_layers, build_model
-from spinenet_jax.models.graph import GRAPHS, Block, Graph
+from spinenet_jax.models.graph import GRAPHS, Block, Graph, from_text
 from spinenet_jax.models.heads import PRIOR_BIAS, PredictionHead
 from spinenet_jax.models.spinenet import SpineNet, pools
 from spinenet_jax.ops.resample import level_size
@@ -73,6 +73,23 @@ def test_width_after_the_single_pool(old, new, want):
 
 def test_chain_has_a_pool_for_every_halving_after_the_first():
     assert [pools('chain', halvings, 80, 10) for halvings in (1, 3)] == [[], [(3, 2), (3, 2)]]
+
+
+def test_a_stem_of_several_levels_builds_as_a_resnet_does():
+    graph = from_text('stem 2,3,3,4 | 3R 2,3 out | 4B 1,3 out')
+    layers = build_layers(model_config(), axis_name=None)
+    model = SpineNet(graph, layers, width=0.25, block_repeats=2, endpoint_channels=8, levels=(3, 4))
+    assert shapes(model, (100, 64)) == {3: (1, 13, 8, 8), 4: (1, 7, 4, 8)}
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    params = variables['params']
+    # First copies that change level or width project; 64 and 4 * 16 channels are the same width.
+    projecting = {name for name in params if 'shortcut' in params[name]}
+    assert projecting == {'stem_block0_0', 'stem_block1_0', 'stem_block3_0'}
+    assert params['stem_block1_0']['shortcut']['kernel'].shape == (1, 1, 64, 128)
+    assert params['stem_block3_1']['conv2']['kernel'].shape == (3, 3, 64, 64)
+    assert params['resample4_1']['conv_in']['kernel'].shape[2] == 256  # from node 3
+    assert params['resample5_0']['conv_in']['kernel'].shape[2] == 128  # from node 1
 
 
 @pytest.mark.parametrize('depth', [50, 101, 152])

@@ -15,7 +15,7 @@ NARROW = Scaling(0.125, 0.5, 1, 24, 24, 1)
 
 
 def traced(graph, scaling, image_size):
-    layers = build_layers(model_config(), None, 'gpu')
+    layers = build_layers(model_config(), axis_name=None)
     backbone = SpineNet(
         graph,
         layers,
@@ -49,8 +49,9 @@ def test_two_blocks_by_hand():
         (GRAPHS['spinenet49'], NARROW, (128, 128)),
         (GRAPHS['r0_sp53'], NARROW._replace(block_repeats=2, resample_alpha=1.0), (100, 224)),
         (draw_valid(SPACES['spinenet49'], np.random.default_rng(3))[1], NARROW, (64, 96)),
+        (SPACES['r23_sp30'].base, NARROW._replace(block_repeats=2), (100, 64)),
     ],
-    ids=['spinenet49', 'r0_sp53', 'random'],
+    ids=['spinenet49', 'r0_sp53', 'random', 'stem of four levels'],
 )
 def test_formula_is_the_traced_cost(graph, scaling, image_size):
     assert graph_cost(graph, scaling, image_size) == traced(graph, scaling, image_size)

@@ -72,7 +72,7 @@ def test_the_host_draws_what_the_initialiser_says(initialiser, shape, deviation,
 
 def test_variables_of_a_detector():
     """Form, and the value or the deviation of each kind of variable."""
-    model = build_model(model_config(), axis_name=None)
+    model = build_model(model_config(), axis_name=None, task='detection')
     drawn = draw_variables(model, SIZE, seed=3)
     images = jnp.zeros((1, *SIZE, 3))
     want = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))

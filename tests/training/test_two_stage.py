@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 from test_loop import StopAfter, metrics
-from two_stage import square_config, square_experiment
+from two_stage import Squares, SquareTask, TwoStage, square_config, square_experiment
 
+from spinenet_jax.data.decode import decode_image
 from spinenet_jax.training import loop
+from tests.contract import check_task
 
 
 def go(folder, stop=-1):
@@ -21,6 +23,11 @@ def go(folder, stop=-1):
 def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp('straight')
     return folder, go(folder).state
+
+
+def test_keeps_the_contract():
+    record = Squares()[1]
+    check_task(SquareTask(), TwoStage(None), record, decode_image(record['image']))
 
 
 def test_trains_scores_and_draws(straight):
