@@ -1,4 +1,4 @@
-"""Feeds damaged annotations, images and settings to the readers, thousands of cases from a seed.
+"""Feeds damaged annotations, images, settings and TensorFlow checkpoints to what reads them.
 
     python tools/fuzz.py --kind=coco --count=2000 --seed=0
 
@@ -21,8 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'tests/convert'))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import bundles
 import numpy as np
 from absl import flags
 
@@ -324,6 +326,39 @@ def use_settings(config: Any) -> str:
     return 'legal'
 
 
+def tf_case(rng: random.Random, folder: Path) -> str:
+    """A TensorFlow checkpoint one of whose files is damaged: refused, or read as it was written."""
+    prefix, arrays = folder / 'model.ckpt', sound_tf()
+    if rng.random() < 0.5:
+        bundles.write(prefix, arrays)
+    else:  # object-based, as the Model Garden's
+        bundles.write(prefix, arrays, {name: f'spinenet/{name}' for name in arrays})
+    path = rng.choice(sorted(folder.iterdir()))
+    path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    return use_tf(prefix, arrays)
+
+
+def sound_tf() -> dict[str, np.ndarray]:
+    """Variables of several sizes, none of them zero."""
+    shapes = {'a/kernel': (3, 3, 4, 8), 'a/bias': (8,), 'b/gamma': (1,), 'step': ()}
+    return {name: np.full(shape, 1.5 + n, '<f4') for n, (name, shape) in enumerate(shapes.items())}
+
+
+def use_tf(prefix: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Opens a checkpoint, verifies it and reads what a conversion reads."""
+    from spinenet_jax.convert import tensor_bundle, tf_checkpoint
+
+    bundle = tensor_bundle.Bundle(prefix)
+    bundle.verify()
+    tf_checkpoint.list_variables(bundle)
+    read = {name.removesuffix(bundles.VALUE): name for name in bundle.entries}
+    read = {name: key for name, key in read.items() if key != tensor_bundle.OBJECT_GRAPH}
+    promise(read.keys() == arrays.keys(), f'variables {sorted(read)}')
+    for name, key in read.items():
+        promise(np.array_equal(bundle.read(key), arrays[name]), f'{name} has other values')
+    return f'{len(read)} variables'
+
+
 def write_image(path: Path, seed: int, size: tuple[int, int] = (30, 40)) -> None:
     """An image of smooth colours, of the kind that the suffix says."""
     from PIL import Image
@@ -347,6 +382,7 @@ KINDS: dict[str, Callable[[random.Random, Path], str]] = {
     'coco': coco_case,
     'image': image_case,
     'settings': settings_case,
+    'tf': tf_case,
 }
 
 
