@@ -462,7 +462,7 @@ def report(trials: Iterator[Trial], log: str) -> int:
         for trial in trials:
             count = counts[trial.group]
             count.update(
-                trials=1, kills=trial.kills, cases=trial.cases, failed=bool(trial.problems)
+                trials=1, kills=trial.kills, cases=trial.cases, failed=int(bool(trial.problems))
             )
             count['seconds'] = 0
             file.write(json.dumps(trial._asdict()) + '\n')

@@ -120,9 +120,12 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
 def _over_defaults(old: dict[str, Any]) -> dict[str, Any]:
     """Settings of an earlier version over today's defaults; they need not be legal any more."""
     filled = json.loads(settings.default_config().to_json())
-    for name, value in old.items():
-        both = isinstance(value, dict) and isinstance(filled.get(name), dict)
-        filled[name] = {**filled[name], **value} if both else value
+    for name in filled.keys() & old.keys():  # what is no setting any more does not count
+        if isinstance(filled[name], dict) and isinstance(old[name], dict):
+            known = filled[name].keys() & old[name].keys()
+            filled[name] |= {key: old[name][key] for key in known}
+        else:
+            filled[name] = old[name]
     return filled
 
 
