@@ -73,7 +73,7 @@ def run(controller: Controller, space: Space, hidden: Graph, samples: int) -> np
 
 def main() -> None:
     """Every space, controller and seed, a line each."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--samples', type=int, default=3000)
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--spaces', default='r35_sp18,spinenet49')

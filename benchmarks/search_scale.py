@@ -81,7 +81,7 @@ class Timed:
 
 def main() -> None:
     """One search, then resuming it at its end."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--candidates', type=int, default=14_000)
     parser.add_argument('--workers', type=int, default=100)
     parser.add_argument('--controller', default='ppo', choices=CONTROLLERS)
