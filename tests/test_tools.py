@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# In an environment or a process of their own, started by benchmarks/peers.py.
-STARTED_BY_OTHERS = ('peer_', 'startup_probe')
+# In an environment or a process of their own, started by benchmarks/peers.py and tools/torture.py.
+STARTED_BY_OTHERS = ('peer_', 'startup_probe', 'torture_worker')
 SCRIPTS = sorted(
     path
     for folder in ('.', 'tools', 'benchmarks')

@@ -7,6 +7,7 @@ with status 1. A part of .ci/run rather than of the tests: a measurement that so
 checkout of their own is no defect of the code.
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,7 @@ def stale(pages: tuple[Page, ...]) -> list[str]:
 
 def main() -> int:
     """Exit status 1: a page is out of date."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     lines = stale(PAGES)
     for line in lines:
         print(line)

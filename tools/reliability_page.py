@@ -3,6 +3,7 @@
 python tools/reliability_page.py
 """
 
+import argparse
 import collections
 import json
 from pathlib import Path
@@ -70,6 +71,7 @@ def read(log: Path) -> list[dict]:
 
 def main() -> None:
     """Writes the page."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     PAGE.write_text(page(read(LOG)))
 
 
