@@ -1,10 +1,10 @@
 """Samples that controllers of the search need, on a made reward whose best graph is known.
 
-    python benchmarks/search_controllers.py [--samples=3000] [--seeds=5]
+    python benchmarks/search_controllers.py [--samples=3000] [--seeds=5] [--record]
 
 The reward is the likeness of a graph to a hidden one, the share of its blocks' levels, kinds and
 parents that agree, plus noise of standard deviation 0.05 that is a function of the graph. Eight
-rewards are under way at any time, as with eight workers. A line of
+rewards are under way at any time, as with eight workers. A line, with --record also of
 benchmarks/logs/search_controllers.jsonl has the likeness without noise: its mean over windows of
 samples, and the best so far, for one space, controller and seed. tools/search_page.py draws them.
 """
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.machine import record
+from benchmarks.machine import report
 from spinenet_jax.models.graph import Graph
 from spinenet_jax.search.controller import Controller, Evolution, Random
 from spinenet_jax.search.policy import PolicySettings, RecurrentController
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=5)
     parser.add_argument('--spaces', default='r35_sp18,spinenet49')
     parser.add_argument('--controllers', default=','.join(CONTROLLERS))
+    parser.add_argument('--record', action='store_true')
     options = parser.parse_args()
     for space in (SPACES[name] for name in options.spaces.split(',')):
         for seed in range(options.seeds):
@@ -97,7 +98,7 @@ def main() -> None:
                     'best': [round(float(part[-1]), 4) for part in np.array_split(best, WINDOWS)],
                     'ms_a_sample': round(1e3 * (time.perf_counter() - began) / len(found), 2),
                 }
-                record('search_controllers', result)
+                report('search_controllers', result, options.record)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
 """A search as large as the paper's, by simulation: 14,000 candidates by 100 workers.
 
-    python benchmarks/search_scale.py [--candidates=14000] [--workers=100]
+    python benchmarks/search_scale.py [--candidates=14000] [--workers=100] [--record]
 
 Everything is real but the workers: controller, ledger on disk, resuming. A simulated worker takes a
-random time and its reward is the likeness to a hidden graph. benchmarks/logs/search_scale.jsonl:
+random time and its reward is the likeness to a hidden graph. A line, with --record also of
+benchmarks/logs/search_scale.jsonl:
 
   overhead_ms_a_candidate    wall time of the whole search, divided by candidates, and of that
   ask_ms tell_ms             the controller's
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.machine import record
+from benchmarks.machine import report
 from benchmarks.search_controllers import CONTROLLERS, make
 from spinenet_jax.models.graph import from_text
 from spinenet_jax.search.engine import Report
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument('--candidates', type=int, default=14_000)
     parser.add_argument('--workers', type=int, default=100)
     parser.add_argument('--controller', default='ppo', choices=CONTROLLERS)
+    parser.add_argument('--record', action='store_true')
     options = parser.parse_args()
     space = SPACES['spinenet49']
     _, hidden = draw_valid(space, np.random.default_rng((99, 0)))
@@ -132,7 +134,7 @@ def main() -> None:
             'resume_s': round(resume, 1),
             'resumed_is_the_same': same,
         }
-        record('search_scale', result)
+        report('search_scale', result, options.record)
 
 
 if __name__ == '__main__':
