@@ -6,7 +6,7 @@ The reward is the likeness of a graph to a hidden one, the share of its blocks' 
 parents that agree, plus noise of standard deviation 0.05 that is a function of the graph. Eight
 rewards are under way at any time, as with eight workers. A line, with --record also of
 benchmarks/logs/search_controllers.jsonl has the likeness without noise: its mean over windows of
-samples, and the best so far, for one space, controller and seed. tools/search_page.py draws them.
+samples, and the best so far, for one space, controller and seed.
 """
 
 import argparse

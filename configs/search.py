@@ -9,7 +9,7 @@ sources); `config.candidate` is the config of every candidate's run, the proxy t
 only needs to know which of two graphs is better, so a candidate is narrow and trained briefly.
 
 digits: the scenes of configs/digits.py, rewarded on 300 that are held out of training. Hardware
-assumed: two CPU cores. Results: docs/search.md, docs/evidence.md.
+assumed: two CPU cores. Results: not run.
 
 <space>-coco: the paper's proxy task, width and alpha 0.25, heads of 64 channels, 512 x 512, five
 epochs, rewarded on 7,392 images held out of train2017 (tools/hold_out.py writes the two splits).

@@ -94,6 +94,8 @@ class _File(logging.FileHandler):
 
 
 def _not_for_users(record: logging.LogRecord) -> bool:
-    """False for the INFO lines of libraries, and for the tracebacks that they log and raise."""
+    """False for INFO of libraries, tracebacks they also raise, and Pillow on damaged images."""
+    if '/PIL/' in record.pathname:
+        return False
     library = any(f'/{name}/' in record.pathname for name in LIBRARIES)
     return not library or (record.levelno >= logging.WARNING and not record.exc_info)

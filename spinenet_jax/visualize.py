@@ -1,7 +1,7 @@
 """Draws detections on images, and joins images into contact sheets.
 
-Arrays in, arrays out: boxes with labels drawn onto an RGB image, and several images joined into
-one sheet. Reading and writing pictures, and choosing which to draw, are left to the callers.
+Arrays in, arrays out: boxes or masks with labels drawn onto an RGB image, and several images joined
+into one sheet. Reading and writing pictures, and choosing which to draw, are left to the callers.
 """
 
 import colorsys
@@ -13,6 +13,7 @@ import numpy as np
 UNICODE_FONT = int(cv2.__version__.split('.')[0]) >= 5  # older ones know ASCII letters only
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034
+MASK_OPACITY = 0.45  # of a mask's colour over the image
 
 
 def draw_detections(
@@ -50,6 +51,59 @@ def draw_detections(
             words += f' {100 * float(scores[n]):.0f}%'
         if words:
             draw_label(canvas, words, corners[:2], class_colour(int(labels[n])))
+    return canvas
+
+
+def draw_instances(
+    image: np.ndarray,
+    masks: Sequence[np.ndarray],
+    boxes: np.ndarray,
+    labels: Sequence[int],
+    scores: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Fills and outlines masks, a colour an object, and labels them.
+
+    Two objects of one class have different colours, so that they can be told apart where they
+    touch. Outlines lie above all fillings, those of more confident objects on top; labels, which
+    have their object's colour, lie above everything.
+
+    Args:
+      image: u8[h,w,3] RGB; it is not changed.
+      masks: N of bool or u8[h,w], 0 outside the object; an empty one is not drawn.
+      boxes: f32[N,4] (ymin, xmin, ymax, xmax) in pixels of the image, where labels are put.
+      labels: N class numbers.
+      scores: N confidences in [0, 1] to print as a percentage; None for ground truth.
+      names: N words to print; None prints the class numbers, '' prints no label.
+
+    Returns:
+      u8[h,w,3] RGB.
+    """
+    canvas = np.ascontiguousarray(image).copy()
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    order = list(range(len(masks)))
+    if scores is not None:
+        order = np.argsort(np.asarray(scores), kind='stable').tolist()
+    order = [n for n in order if np.any(masks[n])]
+    colours = {n: class_colour(rank) for rank, n in enumerate(order)}
+    for n in order:
+        inside = np.asarray(masks[n], bool)
+        blend = (1 - MASK_OPACITY) * canvas[inside] + MASK_OPACITY * np.array(colours[n])
+        canvas[inside] = np.round(blend).astype(np.uint8)
+    width = _line_width(*canvas.shape[:2])
+    for n in order:
+        filled = np.asarray(masks[n], bool).astype(np.uint8)
+        outlines, _ = cv2.findContours(filled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        # A dark line beneath, half a line wider, keeps the outline visible on its own colour.
+        cv2.drawContours(canvas, outlines, -1, (0, 0, 0), width + max(2, width // 2))
+        cv2.drawContours(canvas, outlines, -1, colours[n], width)
+    for n in order:
+        corners = _pixels(boxes[n], canvas.shape[:2])
+        words = str(labels[n]) if names is None else str(names[n])
+        if words and scores is not None:
+            words += f' {100 * float(scores[n]):.0f}%'
+        if words and corners:
+            draw_label(canvas, words, corners[:2], colours[n])
     return canvas
 
 

@@ -14,8 +14,8 @@ from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
-from spinenet_jax.prediction import Records
 from spinenet_jax.prediction_files import PredictionFolder
+from spinenet_jax.tasks.records import DetectionRecords
 from spinenet_jax.training import metrics, workdir
 from spinenet_jax.training.metrics import MetricsLog
 
@@ -78,7 +78,7 @@ def test_predictions(bucket):
     for _ in range(2):
         folder = PredictionFolder(f'{bucket}/out', ['a.jpg'])
         assert folder.write_picture('a.jpg', picture) == 'a.jpg'
-        folder.write_records(Records(CATEGORIES).as_dict, last=True)
+        folder.write_records(DetectionRecords(CATEGORIES).as_dict, last=True)
     assert files() == ['out/a.jpg', 'out/predictions.json']
     epath.Path(f'{bucket}/out/predictions.json').write_text('{}')
     with pytest.raises(UserError, match=r'gs://runs/out/predictions\.json: not made by'):

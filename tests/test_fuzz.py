@@ -8,7 +8,9 @@ from tools import fuzz
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')
-@pytest.mark.parametrize(('kind', 'count'), [('coco', 40), ('image', 100), ('settings', 150)])
+@pytest.mark.parametrize(
+    ('kind', 'count'), [('coco', 40), ('image', 100), ('settings', 150), ('tf', 150)]
+)
 def test_damaged_input_is_used_or_refused_in_one_line(kind, count, tmp_path):
     results = []
     for seed in range(10_000, 10_000 + count):

@@ -83,3 +83,19 @@ def test_fit_scales_boxes_with_the_image():
     assert image.shape == (40, 80, 3)
     assert boxes.tolist() == [[2, 4, 6, 8]]
     assert visualize.fit(image, np.zeros((0, 4)), 10)[1].shape == (0, 4)
+
+
+def test_masks_are_filled_outlined_and_told_apart():
+    image = np.full((120, 160, 3), 90, np.uint8)
+    masks = np.zeros((3, 120, 160), bool)
+    masks[0, 20:80, 20:70] = True
+    masks[1, 20:80, 70:120] = True  # touches the first, of the same class
+    boxes = np.array([[20, 20, 80, 70], [20, 70, 80, 120], [5, 5, 9, 9]], np.float32)
+    drawn = visualize.draw_instances(image, masks, boxes, [4, 4, 4], names=['', '', ''])
+    assert (image == 90).all()
+    left, right = drawn[50, 45].astype(int), drawn[50, 95].astype(int)
+    assert np.abs(left - right).max() > 40 and np.abs(left - 90).max() > 20
+    assert np.abs(drawn[50, 20].astype(int) - left).max() > 20  # the outline
+    assert (drawn[100:, :] == 90).all() and (drawn[:15, :15] == 90).all()  # the third is empty
+    labelled = visualize.draw_instances(image, masks, boxes, [4, 4, 4], [0.9, 0.8, 0.7])
+    assert (labelled != drawn).any()

@@ -10,17 +10,17 @@ and sizes (`<split>_sizes.png`) to --output.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
-from absl import app, flags
+from absl import flags
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from spinenet_jax.data.coco import CocoSource  # noqa: E402
-from spinenet_jax.data.decode import BadImageError, read_image  # noqa: E402
-from spinenet_jax.data.statistics import DataSummary, best_overlaps, summarise  # noqa: E402
-from spinenet_jax.errors import UserError  # noqa: E402
-from spinenet_jax.visualize import draw_detections, fit, tile  # noqa: E402
+from spinenet_jax import launch
+from spinenet_jax.data.coco import CocoSource
+from spinenet_jax.data.decode import BadImageError, read_image
+from spinenet_jax.data.statistics import DataSummary, best_overlaps, summarise
+from spinenet_jax.errors import UserError
+from spinenet_jax.visualize import draw_detections, fit, tile
 
 _ROOT = flags.DEFINE_string('root', None, 'Folder with annotations/ and the images.')
 _SPLIT = flags.DEFINE_string('split', 'train', 'Split: annotations/instances_<split>.json.')
@@ -114,7 +114,7 @@ def plot(summary: DataSummary, path: Path) -> None:
     plt.close(figure)
 
 
-def check() -> None:
+def main() -> None:
     """Reads the annotations, prints the findings, writes the pictures."""
     import cv2
 
@@ -146,16 +146,6 @@ def check() -> None:
     print(f'pictures are in {output}: {_SPLIT.value}_images.jpg, {_SPLIT.value}_sizes.png')
 
 
-def main(argv: list[str]) -> None:
-    """Prints a user's mistake as one line, exit status 2."""
-    del argv
-    try:
-        check()
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == '__main__':
     flags.mark_flag_as_required('root')
-    app.run(main)
+    launch.run(main)

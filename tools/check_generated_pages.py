@@ -15,7 +15,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tools import growth_page, make_model_page, tpu_table, update_readme_tables  # noqa: E402
+from tools import (  # noqa: E402
+    growth_page,
+    make_model_page,
+    reliability_page,
+    tpu_table,
+    update_readme_tables,
+)
 
 
 class Page(NamedTuple):
@@ -46,6 +52,10 @@ def _growth() -> str:
     return growth_page.page(growth_page.LOG.read_text().splitlines())
 
 
+def _reliability() -> str:
+    return reliability_page.page(reliability_page.read(reliability_page.LOG))
+
+
 def _tpu() -> str:
     return tpu_table.page(tpu_table.read(tpu_table.LOG))
 
@@ -53,6 +63,7 @@ def _tpu() -> str:
 PAGES = (
     *map(_filled, update_readme_tables.PAGES),
     Page(growth_page.PAGE, 'tools/growth_page.py', _growth),
+    Page(reliability_page.PAGE, 'tools/reliability_page.py', _reliability),
     Page(tpu_table.PAGE, 'tools/tpu_table.py', _tpu),
     Page(make_model_page.PAGE, 'tools/make_model_page.py', make_model_page.page),
 )

@@ -1,4 +1,4 @@
-"""Feeds damaged annotations, images and settings to the readers, thousands of cases from a seed.
+"""Feeds damaged annotations, images, settings and TensorFlow checkpoints to what reads them.
 
     python tools/fuzz.py --kind=coco --count=2000 --seed=0
 
@@ -21,8 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'tests/convert'))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import bundles
 import numpy as np
 from absl import flags
 
@@ -84,7 +86,7 @@ def run_case(kind: str, seed: int, folder: Path) -> Outcome:
 def _import_readers() -> None:
     """Imports what takes seconds, so that it does not count as a part of a case."""
     from spinenet_jax import prediction  # noqa: F401
-    from spinenet_jax.evaluation import build  # noqa: F401
+    from spinenet_jax.tasks import build  # noqa: F401
     from spinenet_jax.training import optim  # noqa: F401
 
 
@@ -206,7 +208,7 @@ def damaged_bytes(rng: random.Random, content: bytes) -> bytes:
 
 def use_coco(folder: Path) -> str:
     """Trains on and evaluates a directory as the scripts do, without a network."""
-    from spinenet_jax.data.build import eval_batches, train_batches
+    from spinenet_jax.data.build import box_rows, eval_batches, train_batches
     from spinenet_jax.data.coco import CocoSource
     from spinenet_jax.evaluation.detection import DetectionEvaluator
     from spinenet_jax.settings import default_config
@@ -221,14 +223,17 @@ def use_coco(folder: Path) -> str:
         record = source[index]
         promise(np.isfinite(record['boxes']).all(), 'a box is not finite')
         promise((record['boxes'][:, 2:] > record['boxes'][:, :2]).all(), 'a box has no area')
-    stream = train_batches(source, config, batch_size=2, seed=0, start_step=0, **process)
+    rows_of = box_rows(config)
+    stream = train_batches(
+        source, rows_of.train, config, batch_size=2, seed=0, start_step=0, **process
+    )
     try:
         batch = next(stream)
         promise(np.isfinite(batch['boxes']).all(), 'a box in a batch is not finite')
     finally:
         stream.close()
     evaluator = DetectionEvaluator(source)
-    for batch in eval_batches(source, config, batch_size=2, **process):
+    for batch in eval_batches(source, rows_of.eval, config, batch_size=2, **process):
         rows = {name: value[batch['index'] >= 0] for name, value in batch.items()}
         count = len(rows['index'])
         rows['boxes'] = np.tile(np.float32([[[1, 1, 20, 20]]]), (count, 1, 1))
@@ -261,6 +266,7 @@ def use_image(path: Path) -> str:
     from spinenet_jax import prediction
     from spinenet_jax.data import crops, decode, pipeline
     from spinenet_jax.data.batch import NO_RECORD
+    from spinenet_jax.tasks.records import Detections, draw
 
     try:
         image = decode.read_image(str(path), None, 10_000_000)
@@ -275,8 +281,8 @@ def use_image(path: Path) -> str:
     pipeline.WholeImage(size)(record, image)
     crops.RandomCrop(size)(NO_RECORD, image, generator)
     crops.CentralCrop(size)(NO_RECORD, image)
-    found = prediction.Prediction(str(path), image, boxes, np.float32([0.9, 0.8]), np.int32([1, 2]))
-    drawn = prediction.picture(found, {1: 'cat'}, 0.3)
+    found = Detections(boxes, np.float32([0.9, 0.8]), np.int32([1, 2]))
+    drawn = draw(image, found, {1: 'cat'}, min_score=0.3, side=prediction.picture_side(image))
     promise(cv2.imencode('.jpg', drawn)[0], 'the picture cannot be written')
     return f'{image.shape}'
 
@@ -320,6 +326,39 @@ def use_settings(config: Any) -> str:
     return 'legal'
 
 
+def tf_case(rng: random.Random, folder: Path) -> str:
+    """A TensorFlow checkpoint one of whose files is damaged: refused, or read as it was written."""
+    prefix, arrays = folder / 'model.ckpt', sound_tf()
+    if rng.random() < 0.5:
+        bundles.write(prefix, arrays)
+    else:  # object-based, as the Model Garden's
+        bundles.write(prefix, arrays, {name: f'spinenet/{name}' for name in arrays})
+    path = rng.choice(sorted(folder.iterdir()))
+    path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    return use_tf(prefix, arrays)
+
+
+def sound_tf() -> dict[str, np.ndarray]:
+    """Variables of several sizes, none of them zero."""
+    shapes = {'a/kernel': (3, 3, 4, 8), 'a/bias': (8,), 'b/gamma': (1,), 'step': ()}
+    return {name: np.full(shape, 1.5 + n, '<f4') for n, (name, shape) in enumerate(shapes.items())}
+
+
+def use_tf(prefix: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Opens a checkpoint, verifies it and reads what a conversion reads."""
+    from spinenet_jax.convert import tensor_bundle, tf_checkpoint
+
+    bundle = tensor_bundle.Bundle(prefix)
+    bundle.verify()
+    tf_checkpoint.list_variables(bundle)
+    read = {name.removesuffix(bundles.VALUE): name for name in bundle.entries}
+    read = {name: key for name, key in read.items() if key != tensor_bundle.OBJECT_GRAPH}
+    promise(read.keys() == arrays.keys(), f'variables {sorted(read)}')
+    for name, key in read.items():
+        promise(np.array_equal(bundle.read(key), arrays[name]), f'{name} has other values')
+    return f'{len(read)} variables'
+
+
 def write_image(path: Path, seed: int, size: tuple[int, int] = (30, 40)) -> None:
     """An image of smooth colours, of the kind that the suffix says."""
     from PIL import Image
@@ -343,6 +382,7 @@ KINDS: dict[str, Callable[[random.Random, Path], str]] = {
     'coco': coco_case,
     'image': image_case,
     'settings': settings_case,
+    'tf': tf_case,
 }
 
 

@@ -4,11 +4,14 @@ python tools/hold_out.py --root=/data/coco --split=train2017 --images=7392
 """
 
 import sys
+from pathlib import Path
 
-from absl import app, flags
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from absl import flags
+
+from spinenet_jax import launch
 from spinenet_jax.data.hold_out import hold_out, names
-from spinenet_jax.errors import UserError
 
 ROOT = flags.DEFINE_string('root', None, 'COCO directory.', required=True)
 SPLIT = flags.DEFINE_string('split', 'train2017', 'The split to take them from.')
@@ -16,18 +19,12 @@ IMAGES = flags.DEFINE_integer('images', 7392, "How many; the paper's number by d
 SEED = flags.DEFINE_integer('seed', 0, 'Of the draw.')
 
 
-def main(argv: list[str]) -> int:
+def main() -> None:
     """Writes two annotation files beside the split's."""
-    del argv
-    try:
-        counts = hold_out(ROOT.value, SPLIT.value, IMAGES.value, SEED.value)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+    counts = hold_out(ROOT.value, SPLIT.value, IMAGES.value, SEED.value)
     for name, count in zip(names(SPLIT.value), counts, strict=True):
         print(f'{name}: {count} images')
-    return 0
 
 
 if __name__ == '__main__':
-    app.run(main)
+    launch.run(main)

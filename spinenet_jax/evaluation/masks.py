@@ -34,45 +34,63 @@ def paste(
 
     height, width = image_size
     side = masks.shape[-1] + 2
-    padded = np.zeros((side, side), np.float32)
     boxes = np.asarray(boxes, np.float64)
     half = (boxes[:, 2:] - boxes[:, :2]) * (0.5 * side / (side - 2))
     centre = boxes[:, :2] + (boxes[:, 2:] - boxes[:, :2]) * 0.5
     first = np.trunc(centre - half).astype(np.int64)
-    last = np.trunc(centre + half).astype(np.int64)
-    runs = []
-    for mask, low, high in zip(masks, first.tolist(), last.tolist(), strict=True):
-        padded[1:-1, 1:-1] = mask.T  # columns first
-        runs.append({'size': [height, width], 'counts': _runs(padded, low, high, image_size)})
-    return coco_mask.frPyObjects(runs, height, width) if runs else []
+    last = np.maximum(np.trunc(centre + half).astype(np.int64), first)
+    if not len(masks):
+        return []
+    runs = _runs(masks, first, last, image_size)
+    rle = [{'size': [height, width], 'counts': counts} for counts in runs]
+    return coco_mask.frPyObjects(rle, height, width)
 
 
-def _runs(padded, low, high, image_size) -> np.ndarray:
-    """uint32[k] lengths of the runs of one mask pasted into an image, down its columns.
+def _runs(
+    masks: np.ndarray, first: np.ndarray, last: np.ndarray, image_size: tuple[int, int]
+) -> list[np.ndarray]:
+    """Lengths of the runs of each mask in the image, down its columns: int64[k] each.
 
-    padded f32[m,m], columns first; low, high (y, x) first and last pixel of its box.
+    masks f32[n,m,m]; first, last int64[n,2], (y, x) of the first and last pixel of the boxes.
     """
-    (top, left), (bottom, right) = low, high
-    height, width = image_size
-    y0, y1 = max(top, 0), min(bottom + 1, height)
-    x0, x1 = max(left, 0), min(right + 1, width)
-    if y0 >= y1 or x0 >= x1:
-        return np.array([height * width], np.uint32)
-    size = (max(bottom - top + 1, 1), max(right - left + 1, 1))
-    large = cv2.resize(padded, size, interpolation=cv2.INTER_LINEAR)
-    # A zero above and one below every column: every run has its start and its end there.
-    columns, rows = x1 - x0, y1 - y0
-    inside = np.zeros((columns, rows + 2), bool)
-    np.greater(large[x0 - left : x1 - left, y0 - top : y1 - top], THRESHOLD, out=inside[:, 1:-1])
-    flat = inside.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    column, row = np.divmod(edges, rows + 2)
-    places = (x0 + column) * height + y0 + row
-    if rows == height and len(places):
+    limit = np.array(image_size)
+    low, high = np.clip(first, 0, limit), np.clip(last + 1, 0, limit)
+    size = np.where((high > low).all(1, keepdims=True), high - low, 0)
+    # All windows one after the other, column by column, with a zero above and one below each
+    # column: every run has its start and its end there.
+    lengths = size[:, 1] * (size[:, 0] + 2)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    inside = np.zeros(starts[-1], bool)
+    padded = np.zeros((masks.shape[1] + 2,) * 2, np.float32)
+    shifts, full = (low - first).tolist(), (last - first + 1).tolist()
+    for n, (rows, columns) in enumerate(size.tolist()):
+        if not columns:
+            continue
+        padded[1:-1, 1:-1] = masks[n].T
+        large = cv2.resize(padded, full[n], interpolation=cv2.INTER_LINEAR)
+        window = inside[starts[n] : starts[n + 1]].reshape(columns, rows + 2)
+        y, x = shifts[n]
+        np.greater(large[x : x + columns, y : y + rows], THRESHOLD, out=window[:, 1:-1])
+
+    edges = np.flatnonzero(inside[1:] != inside[:-1])
+    owner = np.repeat(np.arange(len(masks)), np.diff(np.searchsorted(edges, starts)))
+    column, row = np.divmod(edges - starts[owner], size[owner, 0] + 2)
+    places = (low[owner, 1] + column) * image_size[0] + low[owner, 0] + row
+    if len(places):
         # Runs that go on from the foot of a column to the head of the next are one.
-        joined = places[1:-1].reshape(-1, 2)
-        joined = joined[joined[:, 0] != joined[:, 1]]
-        places = np.concatenate([places[:1], joined.reshape(-1), places[-1:]])
-    ends = np.concatenate([[0], places, [height * width]])
-    runs = np.diff(ends)
-    return (runs if runs[-1] else runs[:-1]).astype(np.uint32)
+        ends, next_starts = places[1:-1:2], places[2::2]
+        joined = (ends == next_starts) & (owner[1:-1:2] == owner[2::2])
+        keep = np.concatenate([[True], np.repeat(~joined, 2), [True]])
+        places, owner = places[keep], owner[keep]
+    # The last run of every mask ends with the image; it may have no pixel.
+    everyone = np.arange(len(masks))
+    order = np.argsort(np.concatenate([owner, everyone]), kind='stable')
+    pixels = image_size[0] * image_size[1]
+    ends = np.concatenate([places, np.full(len(masks), pixels)])[order]
+    final = np.cumsum(np.bincount(owner, minlength=len(masks)) + 1) - 1
+    runs = np.diff(ends, prepend=0)
+    runs[final[:-1] + 1] += pixels  # the first run of a mask begins with the image
+    return [
+        runs[start : stop + (runs[stop] > 0)]
+        for start, stop in zip([0, *(final[:-1] + 1).tolist()], final.tolist(), strict=True)
+    ]

@@ -1,7 +1,9 @@
 """3x3 convolutions for CPUs, where XLA's own are slow, above all their gradient by the kernel.
 
-What was measured is in docs/cpu_log.md. A convolution of stride 1 takes 16 multiplications where
-the plain sum has 36 (Winograd's F(2x2, 3x3)); a gradient by a kernel is nine matrix products.
+What was measured is in docs/cpu_log.md. A wide convolution of stride 1 takes 16 multiplications
+where the plain sum has 36 (Winograd's F(2x2, 3x3)); a wide gradient by a kernel is nine matrix
+products. Each shape of these costs one to two seconds to compile, a plain convolution a tenth, so
+whatever is small or narrow is left to XLA.
 """
 
 from functools import partial
@@ -12,10 +14,11 @@ from jax import lax
 
 from spinenet_jax.lowering.plain import NHWC, Pads
 
-# Below this many positions, or channels, transforming costs more than multiplying.
-LEAST_POSITIONS, LEAST_CHANNELS = 1024, 32
-# Below this many multiplications nine products are not worth the time it takes to compile them.
-LEAST_MULTIPLICATIONS = 10_000_000
+# Below these a convolution is as fast plainly: narrower ones in time, smaller ones so nearly that
+# what they gain is not worth the time it takes to compile them.
+LEAST_CHANNELS, LEAST_MULTIPLICATIONS = 64, 500_000_000
+# Narrower gradients by the kernel are slower as nine products, which are as narrow as they are.
+LEAST_CHANNELS_BY_KERNEL = 128
 
 
 def conv(
@@ -76,9 +79,10 @@ def _backward(
         by_input = _conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3), strides, pads)
     else:
         by_input = jax.vjp(lambda x: _plain(x, kernel, strides, pads), x)[1](gradient)[0]
-    if gradient.size * kernel.size // kernel.shape[3] < LEAST_MULTIPLICATIONS:
-        return by_input, jax.vjp(lambda k: _plain(x, k, strides, pads), kernel)[1](gradient)[0]
-    return by_input, _by_kernel(x, gradient, strides, pads)
+    large = gradient.size * kernel.size // kernel.shape[3] >= LEAST_MULTIPLICATIONS
+    if large and min(kernel.shape[2:]) >= LEAST_CHANNELS_BY_KERNEL:
+        return by_input, _by_kernel(x, gradient, strides, pads)
+    return by_input, jax.vjp(lambda k: _plain(x, k, strides, pads), kernel)[1](gradient)[0]
 
 
 _conv.defvjp(_forward, _backward)
@@ -86,9 +90,9 @@ _conv.defvjp(_forward, _backward)
 
 def _gains(x: jax.Array, kernel: jax.Array) -> bool:
     """Whether Winograd's way is faster than the plain one, and exact enough."""
-    positions = x.shape[0] * x.shape[1] * x.shape[2]
+    large = x.size // x.shape[3] * kernel.size >= LEAST_MULTIPLICATIONS
     wide = min(kernel.shape[2:]) >= LEAST_CHANNELS
-    return x.dtype == jnp.float32 and wide and positions >= LEAST_POSITIONS
+    return x.dtype == jnp.float32 and wide and large
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: Pads) -> jax.Array:

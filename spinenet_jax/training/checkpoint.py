@@ -179,7 +179,7 @@ class Checkpoints:
         for step in reversed(self.steps):
             found, problem = None, ''
             try:
-                found = _read_sound(self.folder / str(step), ('model', 'optimizer'))
+                found = read_sound(self.folder / str(step), ('model', 'optimizer'))
             except DamagedCheckpointError as error:
                 problem = str(error)
             problems = distributed.gather('restore', problem)
@@ -370,7 +370,7 @@ def _read_patiently(folder: epath.Path, step: int) -> Arrays:
         if attempt:
             time.sleep(READ_AGAIN_SECONDS)
         try:
-            return _read_sound(folder / str(step), ('model',))['model']
+            return read_sound(folder / str(step), ('model',))['model']
         except DamagedCheckpointError as error:
             problem = error
         if step not in committed_steps(folder):
@@ -378,7 +378,7 @@ def _read_patiently(folder: epath.Path, step: int) -> Arrays:
     raise problem
 
 
-def _read_sound(path: epath.Path, items: Sequence[str]) -> dict[str, Arrays]:
+def read_sound(path: epath.Path, items: Sequence[str]) -> dict[str, Arrays]:
     """The arrays of some items of a checkpoint, each held to its digest.
 
     Read by the handler alone and without a target: Orbax's managers meet other processes at

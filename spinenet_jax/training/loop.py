@@ -242,6 +242,9 @@ def run(
                 'no checkpoint was saved before' if kept is None else f'checkpoint {kept} is kept'
             )
             raise NonFiniteError(f'{error}; {where}. Try a lower optim.learning_rate') from None
+        if not result.finished:  # already leaving: the caller hears of it when all is on disk
+            checkpoints.wait()
+            return result
         with preemption.saved(helpers.finish_saving):
             checkpoints.wait()
         return result

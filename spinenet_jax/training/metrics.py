@@ -58,10 +58,10 @@ class MetricsLog:
         """Append one line and the same numbers as TensorBoard scalars."""
         line = {'step': step, 'wall_time': round(time.time(), 3)}
         line |= {name: _plain(value) for name, value in values.items()}
-        self._lines.append(line)
         if jax.process_index() != 0:
             return
         if is_remote(self._path):  # object stores cannot append
+            self._lines.append(line)
             self._rewrite()
         else:
             append_text(self._path, json.dumps(line) + '\n')
@@ -69,14 +69,14 @@ class MetricsLog:
             self._board.write(step, values)
 
     def has(self, step: int, prefix: str) -> bool:
-        """Whether a value whose name starts with `prefix` is written for `step`."""
+        """Whether a value whose name starts with `prefix` was written for `step` before."""
         return any(
             line['step'] == step and any(name.startswith(prefix) for name in line)
             for line in self._lines
         )
 
     def values(self, name: str) -> Iterator[tuple[int, float]]:
-        """(step, value) of every line that has a number of this name."""
+        """(step, value) of every line written before that has a number of this name."""
         for line in self._lines:
             value = line.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -37,7 +37,7 @@ def last_line(facts: dict) -> str:
     if index != 0 and address and not answers(address):
         what = f'process 0, which coordinates at {address}, was lost'
     else:
-        what = f'process {index} of {count} was killed or crashed'
+        what = f'process {index} of {count} was killed, crashed, or lost another one'
     return f'error: {what}; {checkpoint_words(_newest(facts))}{AGAIN}'
 
 

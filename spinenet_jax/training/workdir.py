@@ -104,9 +104,7 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
     if not (isinstance(old, dict) and set(FIXED) <= old.keys()):
         logging.warning('%s holds something else than settings: it is written anew', path)
         return ''
-    # Over today's defaults: a workdir from before a setting existed has its default.
-    old = json.loads(settings.from_saved(old, str(path))[0].to_json())
-    changes = distributed.differences(old, new)
+    changes = distributed.differences(_over_defaults(old), new)
     lines = [(key, f'{key}: {before!r} -> {after!r}') for key, before, after in changes]
     fixed = [line for key, line in lines if key.split('.')[0] in FIXED]
     if fixed and committed_steps(folder / FOLDER):
@@ -117,6 +115,18 @@ def _check_config(folder: epath.Path, new: dict[str, Any]) -> str:
     for _, line in lines:
         logging.info('changed since this workdir was started: %s', line)
     return ''
+
+
+def _over_defaults(old: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version over today's defaults; they need not be legal any more."""
+    filled = json.loads(settings.default_config().to_json())
+    for name in filled.keys() & old.keys():  # what is no setting any more does not count
+        if isinstance(filled[name], dict) and isinstance(old[name], dict):
+            known = filled[name].keys() & old[name].keys()
+            filled[name] |= {key: old[name][key] for key in known}
+        else:
+            filled[name] = old[name]
+    return filled
 
 
 def record_environment(folder: epath.Path) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.report import (
     folder_of,
@@ -78,7 +79,8 @@ def test_results_come_after_detections_and_each_is_whole_or_absent(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_split_has_a_folder_of_its_own():
+def test_another_split_has_a_folder_of_its_own(monkeypatch):
+    monkeypatch.setattr(buckets, 'PACKAGES', {'gs': 'fsspec'})
     assert folder_of('/runs/a', '').as_posix() == '/runs/a'
     assert folder_of('/runs/a', 'val2017').as_posix() == '/runs/a/eval-val2017'
     assert folder_of('gs://b/a', '../x y').as_posix() == 'gs://b/a/eval-.._x_y'

@@ -21,6 +21,7 @@ def test_winograd_by_hand():
 def test_equals_convolution_and_its_gradients(size, stride, padding, gains, monkeypatch):
     monkeypatch.setattr(convolution_cpu, '_gains', lambda x, kernel: gains)
     monkeypatch.setattr(convolution_cpu, 'LEAST_MULTIPLICATIONS', 0 if gains else 10**9)
+    monkeypatch.setattr(convolution_cpu, 'LEAST_CHANNELS_BY_KERNEL', 0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *size, 7)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 7, 5)).astype(np.float32)
@@ -39,10 +40,30 @@ def test_winograd_on_large_wide_float32_maps_only():
         traced = jax.make_jaxpr(lambda x, k: convolution_cpu.conv(x, k, pads=ONE))(x, kernel)
         return str(traced).count('dot_general')
 
-    assert products(1, 32, 32, 32) == 16
-    assert products(4, 16, 32, 36) == 16
-    assert products(1, 31, 32, 32) == products(1, 32, 31, 32) == products(1, 32, 32, 31) == 0
-    assert products(1, 32, 32, 32, 'bfloat16') == 0
+    assert products(4, 32, 128, 128) == 16
+    assert products(1, 160, 64, 64) == 16
+    assert products(4, 16, 256, 256) == 16
+    assert products(4, 32, 128, 63) == products(4, 32, 63, 128) == 0  # narrow
+    assert products(4, 16, 128, 128) == 0  # small
+    assert products(16, 16, 48, 48) == 0  # the heads of configs/digits.py
+    assert products(4, 32, 128, 128, 'bfloat16') == 0
+
+
+def test_nine_products_for_wide_gradients_by_the_kernel_only():
+    def products(batch, side, channels):
+        x = jax.ShapeDtypeStruct((batch, side, side, channels), 'float32')
+        kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), 'float32')
+
+        def gradient(x, k):
+            return jax.vjp(lambda k: convolution_cpu.conv(x, k, stride=2, pads=ONE), k)[1](
+                x[:, ::2, ::2]
+            )
+
+        return str(jax.make_jaxpr(gradient)(x, kernel)).count('dot_general')
+
+    assert products(4, 64, 128) == 9
+    assert products(4, 128, 64) == 0  # narrow
+    assert products(4, 32, 128) == 0  # small
 
 
 def test_rounding_is_that_of_a_direct_convolution():

@@ -50,11 +50,6 @@ def outputs_of(task, logits, codes):
     return cut
 
 
-def losses_of(task, outputs, targets):
-    numerators, normalisers = task.numerators(outputs, targets), task.normalisers(outputs, targets)
-    return task.losses(numerators, normalisers)
-
-
 def test_targets_and_their_number(task):
     targets = jax.jit(task.targets)(batch_of([[8, 8, 32, 32], [40, 0, 128, 96]], [1, 3]))
     labels = np.asarray(targets.labels[0])
@@ -69,6 +64,7 @@ def test_losses_by_hand(task):
     logits, codes = np.zeros((1, anchors, CLASSES)), np.asarray(targets.codes) + 0.5
     outputs = outputs_of(task, logits, codes)
     numerators = jax.jit(task.numerators)(outputs, targets)
+    losses = task.losses(numerators, task.normalisers(outputs, targets))
     # At logit 0 each element costs log 2 / 2^1.5: times 0.25 for a positive, 0.75 for the others.
     unit = np.log(2) / 2**1.5
     others = anchors * CLASSES - positives
@@ -76,7 +72,6 @@ def test_losses_by_hand(task):
     np.testing.assert_allclose(numerators['class'], expected, 1e-4)
     # An error of 0.5 costs 0.1 * 0.5 - 0.005 = 0.045, four a positive.
     np.testing.assert_allclose(numerators['box'], 4 * 0.045 * positives, 1e-5)
-    losses = losses_of(task, outputs, targets)
     np.testing.assert_allclose(losses['box_loss'], 0.045 * positives / (positives + 1), 1e-5)
     total = losses['class_loss'] + 50 * losses['box_loss']
     np.testing.assert_allclose(losses['loss'], total, 1e-6)
@@ -89,7 +84,8 @@ def test_image_without_boxes_has_finite_loss_and_gradient(task):
 
     def loss(logits):
         outputs = outputs_of(task, logits, jnp.ones((1, anchors, 4)))
-        return losses_of(task, outputs, targets)['loss']
+        normalisers = task.normalisers(outputs, targets)
+        return task.losses(task.numerators(outputs, targets), normalisers)['loss']
 
     value, grad = jax.jit(jax.value_and_grad(loss))(jnp.full((1, anchors, CLASSES), -4.0))
     assert np.isfinite(value) and value > 0 and np.isfinite(grad).all()

@@ -202,7 +202,7 @@ def test_another_model_is_no_damage(three):
 
 def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(workdir, monkeypatch, warnings):
     """Training deletes the oldest when it has committed a newer one."""
-    read = checkpoint._read_sound
+    read = checkpoint.read_sound
     monkeypatch.setattr(checkpoint, 'READ_AGAIN_SECONDS', 0.0)
 
     def deleting(path, items):
@@ -211,7 +211,7 @@ def test_a_checkpoint_deleted_while_it_is_read_is_no_damage(workdir, monkeypatch
             shutil.rmtree(path)
         return read(path, items)
 
-    monkeypatch.setattr(checkpoint, '_read_sound', deleting)
+    monkeypatch.setattr(checkpoint, 'read_sound', deleting)
     assert load_model(workdir, 'latest')[1] == 4
     assert any('deleted while it was read' in line for line in warnings)
     shutil.copytree(workdir / 'checkpoints' / '1', workdir / 'checkpoints' / '3')

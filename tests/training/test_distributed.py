@@ -55,7 +55,7 @@ def test_differences_are_named_by_their_place():
 @pytest.mark.parametrize(
     ('facts', 'words'),
     [
-        ({'index': 0, 'count': 2}, 'process 0 of 2 was killed or crashed; there is no checkpoint'),
+        ({'index': 0, 'count': 2}, 'killed, crashed, or lost another one; there is no'),
         ({'index': 1, 'count': 2, 'address': '127.0.0.1:1'}, 'process 0, which coordinates at'),
         ({'index': 1, 'count': 2, 'checkpoint': 7}, 'the last checkpoint is 7; start the same'),
     ],

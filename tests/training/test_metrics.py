@@ -35,9 +35,11 @@ def test_damaged_lines_are_dropped_and_the_others_kept(tmp_path):
     written = [json.loads(line) for line in path.read_text().splitlines()]
     assert written[0] == GOOD
     assert [line['step'] for line in written] == [1, 6] and written[1]['loss'] is None
-    assert list(log.values('eval/AP')) == [(1, 0.5), (6, 0.25)]
-    assert list(log.values('loss')) == [(1, 2.0)]
-    assert log.has(6, 'eval/') and not log.has(5, 'eval/')
+    again = MetricsLog(tmp_path, start_step=6)
+    again.close()
+    assert list(again.values('eval/AP')) == [(1, 0.5), (6, 0.25)]
+    assert list(again.values('loss')) == [(1, 2.0)]
+    assert again.has(6, 'eval/') and not again.has(5, 'eval/')
 
 
 def test_values_that_are_no_numbers_are_left_out(tmp_path):

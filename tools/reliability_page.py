@@ -1,0 +1,77 @@
+"""Makes docs/reliability.md from benchmarks/logs/torture.jsonl, a log of tools/torture.py.
+
+python tools/reliability_page.py
+"""
+
+import collections
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LOG = ROOT / 'benchmarks/logs/torture.jsonl'
+PAGE = ROOT / 'docs/reliability.md'
+WANTED_KILLS, WANTED_INPUTS = 200, 3000
+GROUPS = {
+    'kill': 'killed or interrupted, then started again until finished',
+    'fault': 'a file operation fails',
+    'damage': 'files of a workdir damaged',
+    'pair': 'one of two processes lost',
+    'coco': 'damaged annotations',
+    'image': 'damaged images',
+    'settings': 'hostile settings',
+    'tf': 'damaged TensorFlow checkpoints',
+}
+HEAD = """# What happens on a bad day
+
+Made by `python tools/reliability_page.py` from `benchmarks/logs/torture.jsonl`, the log of
+`python tools/torture.py`, which says in its head what each kind of trial does. Every failure is
+printed there with the command that repeats it.
+
+"""
+TABLE = """| what was done | trials | kills | bad inputs | lost | tracebacks | hangs | other |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+KINDS = ('lost', 'traceback', 'hang')
+
+
+def page(trials: list[dict]) -> str:
+    """The page as text."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for trial in trials:
+        count = counts[trial['group']]
+        count.update(trials=1, kills=trial['kills'], inputs=trial['cases'])
+        for problem in trial['problems']:
+            kind = problem.partition(':')[0]
+            count[kind if kind in KINDS else 'other'] += 1
+    columns = ('trials', 'kills', 'inputs', *KINDS, 'other')
+    rows = [
+        f'| {words} | ' + ' | '.join(str(counts[group][name]) for name in columns) + ' |'
+        for group, words in GROUPS.items()
+        if group in counts
+    ]
+    missing = [words for group, words in GROUPS.items() if group not in counts]
+    kills = sum(count['kills'] for count in counts.values())
+    inputs = sum(count['inputs'] for count in counts.values())
+    text = HEAD + TABLE + '\n'.join(rows) + '\n'
+    if missing:
+        text += f'\n*Not run* in this log: {"; ".join(missing)}.\n'
+    if kills < WANTED_KILLS or inputs < WANTED_INPUTS:
+        text += (
+            f'\nThis is a short campaign of {kills} kills and {inputs} bad inputs. The long one, '
+            f'of at least {WANTED_KILLS} kills and {WANTED_INPUTS:,} bad inputs, was *not run*.\n'
+        )
+    return text
+
+
+def read(log: Path) -> list[dict]:
+    """The trials of a log."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def main() -> None:
+    """Writes the page."""
+    PAGE.write_text(page(read(LOG)))
+
+
+if __name__ == '__main__':
+    main()
