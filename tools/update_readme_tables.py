@@ -1,4 +1,4 @@
-"""Fills the generated parts of README.md and docs/benchmarks.md from logs and from the models.
+"""Fills the generated parts of README.md and pages of docs/ from logs and from the models.
 
     python tools/update_readme_tables.py
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from spinenet_jax import launch
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ('README.md', 'docs/benchmarks.md')
+PAGES = ('README.md', 'docs/benchmarks.md', 'docs/search.md')
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 
