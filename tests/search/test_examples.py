@@ -54,8 +54,8 @@ def test_candidates_are_ordinary_runs_and_the_best_graph_goes_into_training(tmp_
     best = tmp_path / 'search' / 'best.json'
     trained = tmp_path / 'trained'
     settings = [word.replace('config.candidate.', 'config.') for word in TINY]
-    run('train.py', '--config=configs/digits.py', f'--workdir={trained}', *settings,
-        f'--config.model.graph={best}', '--config.data.image_size=(64,64)')  # fmt: skip
+    where = (f'--workdir={trained}', f'--config.model.graph={best}')
+    run('train.py', '--config=configs/digits.py', *where, *settings)
     text = json.loads(best.read_text())['graph']
     assert json.loads((trained / 'config.json').read_text())['model']['graph'] == text
 
