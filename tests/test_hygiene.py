@@ -44,9 +44,11 @@ ARROWS = {
         'files buckets errors'
     ),
     'convert': 'training tasks models ops data settings files errors',
-    'inference': 'training tasks lowering evaluation parallel data settings files errors',
+    'inference': 'training tasks lowering ops evaluation parallel data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
+    'predictor': 'inference prediction training data visualize files errors',
     'prediction_files': 'tasks inference prediction data buckets errors',
+    'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
     'search': 'launch inference training analysis models data settings files errors',
 }
