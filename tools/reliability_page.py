@@ -79,8 +79,8 @@ def _flatness(held: list[dict]) -> str:
         return f'{min(values):.0f} to {max(values):.0f}'
 
     return (
-        f'\n## What a long run holds\n\n`python tools/flatness.py`: {held[-1]["step"]:,} steps of the '
-        f'tiny model of the tests with {len(held)} evaluations and twice as many checkpoints. From '
+        f'\n## What a long run holds\n\n`python tools/flatness.py`: {held[-1]["step"]:,} steps '
+        f'of the tiny model of the tests with {len(held)} evaluations and twice as many checkpoints. From '
         f'step {settled[0]["step"]:,} on the process held {span("megabytes")} MB, '
         f'{span("files")} open files and {span("threads")} threads.\n'
     )
