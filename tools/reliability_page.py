@@ -80,9 +80,9 @@ def _flatness(held: list[dict]) -> str:
 
     return (
         f'\n## What a long run holds\n\n`python tools/flatness.py`: {held[-1]["step"]:,} steps '
-        f'of the tiny model of the tests with {len(held)} evaluations and twice as many checkpoints. From '
-        f'step {settled[0]["step"]:,} on the process held {span("megabytes")} MB, '
-        f'{span("files")} open files and {span("threads")} threads.\n'
+        f'of the tiny model of the tests with {len(held)} evaluations and twice as many '
+        f'checkpoints. From step {settled[0]["step"]:,} on the process held '
+        f'{span("megabytes")} MB, {span("files")} open files and {span("threads")} threads.\n'
     )
 
 
