@@ -52,7 +52,8 @@ def train(command: str, every_seconds: float = 5.0) -> None:
     )
     reader = threading.Thread(target=lambda: printed.extend(process.stdout), daemon=True)
     reader.start()
-    curve = display(_message('starting'), display_id=True)
+    handle = display(_Message('starting'), display_id=True)
+    update = handle.update if handle else lambda _: None  # None where Python runs no notebook
     shown = 0
     try:
         while process.poll() is None:
@@ -60,10 +61,10 @@ def train(command: str, every_seconds: float = 5.0) -> None:
                 process.wait(every_seconds)
             lines = read_metrics(metrics)
             if len(lines) > shown:
-                curve.update(_message_and_curve(lines, printed))
+                update(_message_and_curve(lines, printed))
                 shown = len(lines)
             elif not shown and printed:
-                curve.update(_message(printed[-1]))
+                update(_Message(printed[-1]))
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -72,7 +73,7 @@ def train(command: str, every_seconds: float = 5.0) -> None:
     reader.join()
     if process.returncode:
         raise RunError(f'{command} failed:\n{"".join(printed)}')
-    curve.update(_message_and_curve(read_metrics(metrics), printed))
+    update(_message_and_curve(read_metrics(metrics), printed))
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -132,10 +133,14 @@ def _png(picture: np.ndarray):
     return Image(cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
 
 
-def _message(words: str):
-    from IPython.display import Pretty
+class _Message:
+    """A line of text in a notebook."""
 
-    return Pretty(words.strip())
+    def __init__(self, words: str) -> None:
+        self._words = words.strip()
+
+    def __repr__(self) -> str:
+        return self._words
 
 
 class _Curve:

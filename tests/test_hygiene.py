@@ -43,8 +43,8 @@ ARROWS = {
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
         'files buckets errors'
     ),
-    'convert': 'training tasks models ops data settings files errors',
     'inference': 'training tasks lowering ops evaluation parallel data settings files errors',
+    'convert': 'inference training tasks models ops data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
     'predictor': 'inference prediction training data visualize files errors',
     'prediction_files': 'tasks inference prediction data buckets errors',

@@ -4,9 +4,10 @@
     python tools/run_notebooks.py --only=quickstart
     python tools/run_notebooks.py --folder=notebooks_ran   # keeps what they leave
 
-Cells tagged `install` are left out; after the cell tagged `parameters`, `small = True` is set. The
-kernel runs in a folder with links to this checkout, so that nothing is written into it. Prints the
-time of each; an error is shown with its cell, and the exit status is 1.
+Cells tagged `install` are left out; after the cell tagged `parameters`, `small = True` is set. A
+shell command that fails is an error, which it is not where one sits before the notebook. The kernel
+runs in a folder with links to this checkout, so that nothing is written into it. Prints the time of
+each; an error is shown with its cell, and the exit status is 1.
 """
 
 import argparse
@@ -32,6 +33,7 @@ LINKED = (
     'search.py',
 )
 SMALL = 'small = True'
+SUCCEEDED = "assert _exit_code == 0, f'the shell command ended with status {_exit_code}'"
 
 
 def run(name: str, folder: Path, cell_seconds: int) -> float:
@@ -59,6 +61,9 @@ def run(name: str, folder: Path, cell_seconds: int) -> float:
             cells.append(cell)
         if 'parameters' in tag:
             cells.append(new_code_cell(SMALL))
+        runs_shell = cell.cell_type == 'code' and '\n!' in f'\n{cell.source}'
+        if runs_shell and 'install' not in tag:
+            cells.append(new_code_cell(SUCCEEDED))
     book.cells = cells
     began = time.monotonic()
     client = NotebookClient(
