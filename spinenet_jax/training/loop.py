@@ -35,7 +35,7 @@ from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
 from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
-from spinenet_jax.training.transfer import transfer
+from spinenet_jax.training.transfer import other_graph, transfer
 
 MOST_STEPS = 2**31 - 1  # a step is an int32
 FEW_STEPS = 200  # a detector of this family scores near zero after fewer
@@ -385,4 +385,7 @@ def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
     logging.info('starting from step %d of %s:', step, config.train.init_from)
     for line in told.lines():
         logging.info('  %s', line)
+    elsewhere = other_graph(config.model, config.train.init_from)
+    if elsewhere:
+        logging.warning('%s', elsewhere)
     return state.replace(**filled)
