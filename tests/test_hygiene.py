@@ -41,7 +41,7 @@ ARROWS = {
     'analysis': 'tasks models errors',
     'training': (
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
-        'files buckets errors'
+        'visualize files buckets errors'
     ),
     'inference': 'training tasks lowering ops evaluation parallel data settings files errors',
     'convert': 'inference training tasks models ops data settings files errors',

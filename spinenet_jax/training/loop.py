@@ -127,7 +127,10 @@ class _Scorer:
         if jax.process_index() == 0:
             source = self._experiment.eval_source
             if source is not None:
-                write_pictures(self._folder, step, self._experiment.task, source, result.examples)
+                task, examples = self._experiment.task, result.examples
+                self._log.write_pictures(
+                    step, write_pictures(self._folder, step, task, source, examples)
+                )
             if last:
                 self._write_results(step, result)
         line = {f'eval/{name}': value for name, value in result.metrics.items()}
