@@ -108,12 +108,16 @@ def test_the_python_example_of_the_readme_is_true(monkeypatch):
     """It is run with a predictor that takes nothing but the calls that the real one has."""
     from unittest.mock import create_autospec
 
+    import numpy as np
+
     import spinenet_jax
     from spinenet_jax import predictor
+    from spinenet_jax.tasks.records import Detections
 
     (example,) = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
     model = create_autospec(predictor.Predictor, instance=True)
-    model.predict.return_value = create_autospec(predictor.Result, instance=True)
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    model.predict.return_value = predictor.Result(nothing, [], (4, 4))
     load = create_autospec(predictor.load, return_value=model)
     monkeypatch.setattr(predictor, 'load', load)
     exec(example, {'print': lambda *_: None})
