@@ -263,6 +263,11 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'momentum': Field(0.9, number(0, 1, below=True), 'of SGD'),
         'weight_decay': Field(4e-5, number(0, 1), 'of kernels only'),
         'clip_norm': Field(0.0, number(0, 1e6), 'largest norm of the gradient; 0: off'),
+        'ema_decay': Field(
+            0.0,
+            number(0, 1, below=True),
+            'of a moving average of the weights, which is evaluated and loaded; 0: off',
+        ),
         'accumulate_steps': Field(1, whole(1, 10_000), 'micro-batches that a batch is cut into'),
     },
     'eval': {
