@@ -33,11 +33,9 @@ if 'google.colab' in sys.modules:
 elif os.path.basename(os.getcwd()) == 'notebooks':
     %cd -q .."""
 CHECK = """\
-import shutil, jax
+from spinenet_jax import notebook
 
-print(f'JAX {jax.__version__} on {jax.devices()}')
-if shutil.which('nvidia-smi') and jax.default_backend() == 'cpu':
-    print('There is a GPU, and JAX does not use it: pip install "jax[cuda12]", then restart.')"""
+notebook.prepare()"""
 
 
 def notebook(source: Path) -> str:
