@@ -3,9 +3,9 @@
 Everything that is wrong inside a file is refused or counted here. Image files and labels are left
 to coco.py.
 
-118,000 images with 860,000 annotations (the size of train2017) stay as 55 MB: segmentations are
-dropped while parsing, and an annotation is one row of numbers. Parsing takes tens of seconds and
-1.5 GB at its peak, most of it the text of the file.
+118,000 images with 860,000 annotations (the size of train2017) stay as 55 MB: an annotation is one
+row of numbers, and segmentations are dropped while parsing, or packed into bytes where they are
+asked for. Parsing takes tens of seconds and 1.5 GB at its peak, most of it the text of the file.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ import json
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spinenet_jax.data.segmentations import Segmentations, pack
 from spinenet_jax.errors import UserError
 
 LARGEST = 1e6  # pixels of a side, or of a coordinate; beyond it a number is a mistake
@@ -47,11 +48,14 @@ class AnnotationTable:
     trainable: np.ndarray  # bool[n]
     categories: list[tuple[int, str]]
     has_annotations: bool  # false for image lists such as image_info_test-dev2017.json
+    segmentations: Segmentations | None  # of the annotations; None where they were not asked for
     report: list[str]
 
 
-def load_annotations(path: Path) -> AnnotationTable:
+def load_annotations(path: Path, with_segmentations: bool = False) -> AnnotationTable:
     """Reads and checks a COCO JSON file.
+
+    Segmentations take memory and time: they are kept only where asked for.
 
     Refused with one line (UserError): no file, not JSON, no images or categories, a record without
     the fields that identify it, one image or category id for two different things.
@@ -60,23 +64,30 @@ def load_annotations(path: Path) -> AnnotationTable:
     replaced by the box's: areas that make COCO's scorers ignore an object, below 0 or above 1e10.
     Kept but not trained on: boxes of no area (evaluation counts them, as pycocotools does).
     """
-    data = _parse(path)
+    data = _parse(path, _compact_with_mask if with_segmentations else _compact)
     categories = _categories(path, data)
     report: list[str] = []
     image_ids, file_names, sizes = _images(path, data['images'], report)
-    rows = _rows(path, data.get('annotations') or [])
-    rows = _usable(path, rows, image_ids, [i for i, _ in categories], report)
-    image_index = _index_of(rows[:, 1], image_ids)
+    rows, packed = _rows(path, data.get('annotations') or [], with_segmentations)
+    kept = _usable(path, rows, image_ids, [i for i, _ in categories], report)
+    image_index = _index_of(rows[kept, 1], image_ids)
     order = np.argsort(image_index, kind='stable')
-    rows, image_index = rows[order], image_index[order]
+    kept, image_index = kept[order], image_index[order]
+    rows = rows[kept]
     trainable = _has_area(path, rows, sizes[image_index], report)
     area = _areas(path, rows, report)
+    ids = _annotation_ids(path, rows[:, 0], report)
+    segmentations = None
+    if packed is not None:
+        packed = [packed[n] for n in kept.tolist()]
+        segmentations = Segmentations(packed, sizes[image_index], rows[:, 3:7])
+        report += segmentations.report(path, ids)
     return AnnotationTable(
         image_ids=image_ids,
         file_names=file_names,
         sizes=sizes,
         starts=np.searchsorted(image_index, np.arange(len(image_ids) + 1)),
-        ids=_annotation_ids(path, rows[:, 0], report),
+        ids=ids,
         category_ids=rows[:, 2].astype(np.int64),
         xywh=rows[:, 3:7].copy(),
         area=area,
@@ -84,6 +95,7 @@ def load_annotations(path: Path) -> AnnotationTable:
         trainable=trainable,
         categories=categories,
         has_annotations='annotations' in data,
+        segmentations=segmentations,
         report=report,
     )
 
@@ -114,8 +126,8 @@ def leaves_root(name: str, folder: str) -> bool:
     return os.path.isabs(inside) or inside.split(os.sep)[0] == os.pardir
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    """The JSON object, annotations already rows; refuses what is not COCO's outline."""
+def _parse(path: Path, compact: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """The JSON object, annotations already made compact; refuses what is not COCO's outline."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f'{path}: not a regular file')
     try:
@@ -128,7 +140,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if not text or text.isspace():
         raise UserError(f'{path}: the file is empty')
     try:
-        data = json.loads(text, object_hook=_compact)
+        data = json.loads(text, object_hook=compact)
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of 5,000 digits
         raise UserError(f'{path}: not valid JSON: {error}') from error
     if not isinstance(data, dict) or not isinstance(data.get('images'), list):
@@ -155,6 +167,12 @@ def _compact(record: dict[str, Any]) -> Any:
     area, crowd = _number(record.get('area'), math.nan), _number(record.get('iscrowd'), 0.0)
     key = _integer(record.get('id'))
     return (-1 if key is None else key, image, category, x, y, w, h, area, crowd)
+
+
+def _compact_with_mask(record: dict[str, Any]) -> Any:
+    """`_compact` with the segmentation packed behind the numbers."""
+    row = _compact(record)
+    return (row, pack(record.get('segmentation'))) if isinstance(row, tuple) else row
 
 
 def _bounds(segmentation: Any) -> Sequence[float] | None:
@@ -269,18 +287,23 @@ def _images(
     return np.array(list(seen), np.int64), list(seen.values()), np.array(sizes, np.int32)
 
 
-def _rows(path: Path, records: list[Any]) -> np.ndarray:
-    """float64[n,9] in the order of _COLUMNS; ids are exact below 2**53."""
+def _rows(
+    path: Path, records: list[Any], with_segmentations: bool
+) -> tuple[np.ndarray, list[bytes] | None]:
+    """float64[n,9] in the order of _COLUMNS, ids exact below 2**53, and packed segmentations."""
     for n, record in enumerate(records):
         if not isinstance(record, tuple):
             raise UserError(f'{path}: annotations[{n}] has no integer "image_id" and "category_id"')
-    return np.array(records, np.float64).reshape(-1, len(_COLUMNS))
+    packed = None
+    if with_segmentations:
+        records, packed = [row for row, _ in records], [mask for _, mask in records]
+    return np.array(records, np.float64).reshape(-1, len(_COLUMNS)), packed
 
 
 def _usable(
     path: Path, rows: np.ndarray, image_ids: np.ndarray, category_ids: list[int], report: list[str]
 ) -> np.ndarray:
-    """The rows that evaluation can use; the others are counted, each under its first fault."""
+    """Positions of rows that evaluation can use; others are counted, each under its first fault."""
     faults = (
         ('annotations of no listed image left out', ~np.isin(rows[:, 1], image_ids)),
         ('annotations of an unknown category left out', ~np.isin(rows[:, 2], category_ids)),
@@ -298,7 +321,7 @@ def _usable(
     for what, bad in faults:
         _note(path, what, rows[good & bad, 0], report)
         good &= ~bad
-    return rows[good]
+    return np.flatnonzero(good)
 
 
 def _areas(path: Path, rows: np.ndarray, report: list[str]) -> np.ndarray:

@@ -9,6 +9,8 @@ Entries that several tasks share:
   image uint8[H,W,3] RGB; content_size int32[2] (h, w: beyond it lies padding, which the device
   zeroes after normalisation).
   boxes float32[N,4]; labels int32[N]; valid bool[N]: objects of a training image, padded.
+  masks uint8[N,112,112]; has_mask bool[N]: the masks of these objects, each filling its box, 255
+  inside. An object without a usable mask has zeros there; its box is trained all the same.
   label int32[]: the class of an image, in both kinds of batches.
   scale float32[2] (new size / old size, y and x); original_size int32[2] (h, w): evaluation.
   index int32[]: evaluation; position in the source, -1 for a padding row or an image that could
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
+from spinenet_jax.data.segmentations import Segmentation
 from spinenet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]  # entries by name, leading with the batch axis
@@ -63,6 +66,14 @@ def box_fields(max_boxes: int) -> Fields:
     }
 
 
+def mask_fields(max_boxes: int, size: int) -> Fields:
+    """The entries of the masks of up to `max_boxes` objects, `size` pixels a side."""
+    return {
+        'masks': Field((max_boxes, size, size), np.uint8),
+        'has_mask': Field((max_boxes,), np.bool_),
+    }
+
+
 def blank_row(fields: Fields) -> Example:
     """A row of zeros."""
     return {name: np.zeros(field.shape, field.dtype) for name, field in fields.items()}
@@ -88,11 +99,13 @@ class Record(TypedDict):
     boxes: NotRequired[np.ndarray]  # float32[n,4]
     labels: NotRequired[np.ndarray]  # int32[n]
     is_crowd: NotRequired[np.ndarray]  # bool[n]
+    segmentations: NotRequired[Sequence[Segmentation | None]]  # n; None: no usable mask
     label: NotRequired[int]  # of the whole image, from 1; -1 where the data set keeps it secret
 
 
 # Entries of a record that come together: what a source provides and a row needs.
 BOXES = frozenset({'boxes', 'labels', 'is_crowd'})
+SEGMENTATIONS = frozenset({'segmentations'})
 LABEL = frozenset({'label'})
 
 # Stands for an image that belongs to no data set.
@@ -150,7 +163,10 @@ class Source(Protocol):
 
     @property
     def ground_truth(self) -> dict[str, Any] | None:
-        """COCO JSON of what evaluation of boxes needs; None without boxes or annotations."""
+        """COCO JSON of what evaluation of boxes needs; None without boxes or annotations.
+
+        With `segmentation` where the source was built for a task that needs segmentations.
+        """
 
     def __len__(self) -> int: ...
 
@@ -227,6 +243,14 @@ def assign_labels(categories: Sequence[tuple[int, str]], num_classes: int) -> li
     return [Category(label, i, name) for label, (i, name) in enumerate(ordered, start=1)]
 
 
+def largest_boxes(boxes: np.ndarray, most: int) -> np.ndarray:
+    """int64[m]: positions of the `most` largest of boxes float32[n,4], in their order; m <= n."""
+    if len(boxes) <= most:
+        return np.arange(len(boxes))
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return np.sort(np.argsort(-area, kind='stable')[:most])
+
+
 def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Example:
     """Boxes and labels of one image in arrays of fixed length, with the mask that says which count.
 
@@ -234,13 +258,10 @@ def pad_boxes(boxes: np.ndarray, labels: np.ndarray, max_boxes: int) -> Example:
     valid bool[max_boxes]. More than `max_boxes` boxes: the largest stay, in their order. None: all
     zeros.
     """
-    if len(boxes) > max_boxes:
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        keep = np.sort(np.argsort(-area, kind='stable')[:max_boxes])
-        boxes, labels = boxes[keep], labels[keep]
-    n = len(boxes)
+    keep = largest_boxes(boxes, max_boxes)
+    n = len(keep)
     out = blank_row(box_fields(max_boxes))
-    out['boxes'][:n], out['labels'][:n], out['valid'][:n] = boxes, labels, True
+    out['boxes'][:n], out['labels'][:n], out['valid'][:n] = boxes[keep], labels[keep], True
     return out
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
-from spinenet_jax.data.batch import Batch, EvalRow, Rows, Source, TrainRow
+from spinenet_jax.data.batch import SEGMENTATIONS, Batch, EvalRow, Rows, Source, TrainRow
 from spinenet_jax.data.coco import CocoSource
 from spinenet_jax.data.crops import CentralCrop, RandomCrop
 from spinenet_jax.data.digit_scans import DigitScans
@@ -49,13 +49,14 @@ def build_source(
     Raises:
       UserError: what is wrong with the data, or that it has not what is needed.
     """
+    needs = frozenset(needs)
     _check_provides(data_config.source, needs)
     if data_config.source in ('coco', 'image_folder') and not data_config.root:
         raise UserError(
             'data.root is empty: --config.data.root=<folder of the data set> is missing'
         )
     name = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
-    source = _open(data_config, name, num_classes)
+    source = _open(data_config, name, num_classes, with_segmentations=needs >= SEGMENTATIONS)
     if split == 'train' and 'label' in SOURCES[data_config.source].provides:
         _check_labels(source)
     if split == 'train' and isinstance(source, CocoSource):
@@ -76,7 +77,9 @@ def _check_provides(name: str, needs: Collection[str]) -> None:
         )
 
 
-def _open(data_config: ConfigDict, split: str, num_classes: int) -> Source:
+def _open(
+    data_config: ConfigDict, split: str, num_classes: int, *, with_segmentations: bool
+) -> Source:
     """The reader of a split that `data_config.source` names."""
     root = data_config.root
     if data_config.source == 'coco':
@@ -85,11 +88,14 @@ def _open(data_config: ConfigDict, split: str, num_classes: int) -> Source:
             split,
             num_classes,
             allow_outside_root=data_config.allow_outside_root,
+            with_segmentations=with_segmentations,
         )
     if data_config.source == 'digits':
         from spinenet_jax.data.digits import ensure_digits
 
-        return CocoSource(ensure_digits(root), split, num_classes)
+        return CocoSource(
+            ensure_digits(root), split, num_classes, with_segmentations=with_segmentations
+        )
     if data_config.source == 'image_folder':
         return ImageFolder(root, split, data_config.train_split, num_classes)
     if data_config.source == 'digit_scans':
@@ -107,17 +113,12 @@ def _open(data_config: ConfigDict, split: str, num_classes: int) -> Source:
 
 def box_rows(data_config: ConfigDict) -> Rows:
     """Whole images with their boxes, placed at random in training."""
-    size = _image_size(data_config)
-    return Rows(
-        train=Augmentation(
-            image_size=size,
-            scale_min=data_config.scale_min,
-            scale_max=data_config.scale_max,
-            flip=data_config.flip,
-            max_boxes=data_config.max_boxes,
-        ),
-        eval=WholeImage(size),
-    )
+    return _whole_images(data_config, with_masks=False)
+
+
+def mask_rows(data_config: ConfigDict) -> Rows:
+    """`box_rows` with the mask of each object, cut to its box."""
+    return _whole_images(data_config, with_masks=True)
 
 
 def label_rows(data_config: ConfigDict) -> Rows:
@@ -163,6 +164,21 @@ def eval_batches(
     """Every image once, the same number of batches on every process."""
     shard = Shard(batch_size, process_index, process_count)
     return eval_iterator(source, row, shard, _reading(data_config))
+
+
+def _whole_images(data_config: ConfigDict, *, with_masks: bool) -> Rows:
+    size = _image_size(data_config)
+    return Rows(
+        train=Augmentation(
+            image_size=size,
+            scale_min=data_config.scale_min,
+            scale_max=data_config.scale_max,
+            flip=data_config.flip,
+            max_boxes=data_config.max_boxes,
+            with_masks=with_masks,
+        ),
+        eval=WholeImage(size),
+    )
 
 
 def _image_size(data_config: ConfigDict) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Finds the files, sets labels, gives records and the ground truth of evaluation. 
 JSON is checked by annotations.py; decoding is left to the pipeline. Local directories only.
 """
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -20,7 +21,15 @@ from spinenet_jax.data.annotations import (
     leaves_root,
     load_annotations,
 )
-from spinenet_jax.data.batch import BOXES, Category, Record, Unreadable, assign_labels
+from spinenet_jax.data.batch import (
+    BOXES,
+    SEGMENTATIONS,
+    Category,
+    Record,
+    Unreadable,
+    assign_labels,
+)
+from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
 
 
@@ -31,7 +40,7 @@ class CocoSource:
     stay in `.ground_truth`, so that evaluation counts them as images without detections.
     """
 
-    provides = BOXES
+    provides = BOXES | SEGMENTATIONS
 
     def __init__(
         self,
@@ -40,6 +49,7 @@ class CocoSource:
         num_classes: int = 0,
         *,
         allow_outside_root: bool = False,
+        with_segmentations: bool = False,
     ):
         """Reads the JSON and lists the images once.
 
@@ -48,13 +58,14 @@ class CocoSource:
           split: its name, see above.
           num_classes: the model's channels with background, 0 for as many as the data needs.
           allow_outside_root: follow file names that lead out of the root.
+          with_segmentations: give them in records and in the ground truth; costs memory and time.
 
         Raises:
           UserError: what is wrong and where.
         """
         self.name = split
         path = _annotation_file(Path(root), split)
-        self._table = load_annotations(path)
+        self._table = load_annotations(path, with_segmentations)
         self.categories: list[Category] = assign_labels(self._table.categories, num_classes)
         self._label_of = {c.id: c.label for c in self.categories}
         parent = {'test-dev2017': 'test2017'}.get(split, split)
@@ -81,7 +92,7 @@ class CocoSource:
         rows = slice(table.starts[image], table.starts[image + 1])
         rows = np.flatnonzero(table.trainable[rows]) + rows.start
         size = table.sizes[image]
-        return Record(
+        record = Record(
             image=os.path.join(self._directory, table.file_names[image]),
             image_id=int(table.image_ids[image]),
             size=(int(size[0]), int(size[1])) if size.any() else None,
@@ -89,6 +100,9 @@ class CocoSource:
             labels=np.array([self._label_of[c] for c in table.category_ids[rows]], np.int32),
             is_crowd=table.is_crowd[rows],
         )
+        if table.segmentations is not None:
+            record['segmentations'] = [table.segmentations.usable_mask(n) for n in rows.tolist()]
+        return record
 
     def describe(self, index: int) -> str:
         """The file name of record `index`."""
@@ -103,12 +117,24 @@ class CocoSource:
 
     @property
     def ground_truth(self) -> dict[str, Any] | None:
-        """COCO JSON for box evaluation: all listed images, found or not; None without labels."""
+        """COCO JSON for evaluation: all listed images, found or not; None without labels."""
+        if self._table.segmentations is not None:
+            self._find_sizes()
         return ground_truth_of(self._table)
+
+    def _find_sizes(self) -> None:
+        """Takes sizes that the JSON lacks from the images: polygons cannot be scored without."""
+        for index in self._kept[~self._table.sizes[self._kept].any(1)].tolist():
+            path = os.path.join(self._directory, self._table.file_names[index])
+            with contextlib.suppress(BadImageError):
+                self._table.sizes[index] = read_image(path).shape[:2]
 
 
 def ground_truth_of(table: AnnotationTable) -> dict[str, Any] | None:
-    """What pycocotools needs for box evaluation, as a COCO JSON object; None without labels."""
+    """What pycocotools needs for evaluation, as a COCO JSON object; None without labels.
+
+    An annotation has a segmentation where the table has one that can be drawn in its image.
+    """
     if not table.has_annotations:
         return None
     owner = np.repeat(table.image_ids, np.diff(table.starts))
@@ -116,12 +142,18 @@ def ground_truth_of(table: AnnotationTable) -> dict[str, Any] | None:
     columns = (table.ids, owner, table.category_ids, table.xywh, table.area, crowd)
     keys = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')
     rows = zip(*(column.tolist() for column in columns), strict=True)
+    annotations = [dict(zip(keys, row, strict=True)) for row in rows]
+    if table.segmentations is not None:
+        for n, annotation in enumerate(annotations):
+            segmentation = table.segmentations.drawable_mask(n)
+            if segmentation is not None:
+                annotation['segmentation'] = segmentation.coco
     images = zip(table.image_ids.tolist(), table.file_names, table.sizes.tolist(), strict=True)
     return {
         'images': [
             {'id': i, 'file_name': name, 'height': h, 'width': w} for i, name, (h, w) in images
         ],
-        'annotations': [dict(zip(keys, row, strict=True)) for row in rows],
+        'annotations': annotations,
         'categories': [{'id': i, 'name': name} for i, name in table.categories],
     }
 

@@ -20,6 +20,7 @@ from spinenet_jax.data.batch import (
     BOXES,
     INDEX_FIELDS,
     ORIGIN_FIELDS,
+    SEGMENTATIONS,
     Batch,
     EvalRow,
     Example,
@@ -30,9 +31,12 @@ from spinenet_jax.data.batch import (
     blank_row,
     box_fields,
     image_fields,
+    largest_boxes,
+    mask_fields,
     pad_boxes,
 )
 from spinenet_jax.data.decode import MAX_PIXELS, BadImageError, read_image
+from spinenet_jax.data.masks import CROP_SIZE, crop_masks, original_boxes
 from spinenet_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 100
@@ -42,20 +46,28 @@ _FAILED = 'unreadable'  # column that tells the consumer which record could not 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training images are placed; sizes (h, w) in pixels, scales relative to `image_size`."""
+    """How training images are placed, their boxes with them, and masks where wanted.
+
+    Sizes are (h, w) in pixels, scales relative to `image_size`.
+    """
 
     image_size: tuple[int, int]
     scale_min: float
     scale_max: float
     flip: bool
     max_boxes: int
+    with_masks: bool = False
 
-    needs = BOXES
+    @property
+    def needs(self) -> frozenset[str]:
+        """See `batch.TrainRow`."""
+        return BOXES | SEGMENTATIONS if self.with_masks else BOXES
 
     @property
     def fields(self) -> Fields:
         """See `batch.TrainRow`."""
-        return {**image_fields(self.image_size), **box_fields(self.max_boxes)}
+        masks = mask_fields(self.max_boxes, CROP_SIZE) if self.with_masks else {}
+        return {**image_fields(self.image_size), **box_fields(self.max_boxes), **masks}
 
     def __call__(self, record: Record, image: np.ndarray, rng: np.random.Generator) -> Example:
         """One row of a train batch from decoded pixels uint8[h,w,3]."""
@@ -213,12 +225,33 @@ def train_example(
     size = augmentation.image_size
     placement = transforms.place(image.shape[:2], size, draws)
     boxes, seen = transforms.place_boxes(record['boxes'], placement, image.shape[1], draws.flip)
-    keep = seen & ~record['is_crowd']
-    return {
+    keep = np.flatnonzero(seen & ~record['is_crowd'])
+    keep = keep[largest_boxes(boxes[keep], augmentation.max_boxes)]
+    row = {
         'image': transforms.place_image(image, placement, size, draws.flip),
         'content_size': np.int32(placement.content_size),
         **pad_boxes(boxes[keep], record['labels'][keep], augmentation.max_boxes),
     }
+    if augmentation.with_masks:
+        seen_boxes = original_boxes(boxes[keep], placement, image.shape[1], draws.flip)
+        row |= _masks(record, keep, seen_boxes, image.shape[:2], augmentation.max_boxes, draws.flip)
+    return row
+
+
+def _masks(
+    record: Record,
+    keep: np.ndarray,
+    boxes: np.ndarray,
+    image_size: tuple[int, int],
+    max_boxes: int,
+    flip: bool,
+) -> Example:
+    """The entries of masks: of the objects `keep` int[n], which fill `boxes` of the image."""
+    row = blank_row(mask_fields(max_boxes, CROP_SIZE))
+    segmentations = [record['segmentations'][n] for n in keep.tolist()]
+    masks, has_mask = crop_masks(segmentations, boxes, image_size, flip)
+    row['masks'][: len(keep)], row['has_mask'][: len(keep)] = masks, has_mask
+    return row
 
 
 def _empty_row(to_row: EvalRow) -> Example:

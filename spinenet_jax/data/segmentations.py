@@ -129,6 +129,14 @@ class Segmentations:
         points = values.view('<u2') / 100.0 if kind == _HUNDREDTHS else values.view('<f8')
         return Polygons(np.split(points, ends[:-1]))
 
+    def usable_mask(self, row: int) -> Segmentation | None:
+        """The mask of an annotation where it is `usable`."""
+        return self[row] if self.usable[row] else None
+
+    def drawable_mask(self, row: int) -> Segmentation | None:
+        """The mask of an annotation where its image can hold it: also one away from its box."""
+        return None if self._faults[row] & (1 << SIZE) else self[row]
+
     @property
     def nbytes(self) -> int:
         """Memory that all of this takes."""
