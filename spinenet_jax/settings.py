@@ -138,7 +138,11 @@ def expectations() -> Legal:
 # protocol B); the model is SpineNet-49.
 TABLE: dict[str, Field | dict[str, Field]] = {
     'seed': Field(0, whole(0, 2**31 - 1), 'of weights, order of the data and augmentation'),
-    'task': Field('detection', choice('detection', 'instance_segmentation', 'classification'), 'what is learned'),
+    'task': Field(
+        'detection',
+        choice('detection', 'instance_segmentation', 'classification'),
+        'what is learned',
+    ),
     'model': {
         'backbone': Field('spinenet', choice('spinenet', 'resnet_fpn'), 'kind of backbone'),
         'graph': Field(

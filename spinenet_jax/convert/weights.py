@@ -279,7 +279,9 @@ def _mask_rcnn_settings(
             f'{len(CASCADE_WEIGHTS)} only'
         )
     if not heads.convs:
-        raise UserError(f'{where}: a box head without convolutions, which this project does not have')
+        raise UserError(
+            f'{where}: a box head without convolutions, which this project does not have'
+        )
     return {
         'head_convs': heads.convs,
         'head_channels': channels('params/box_heads_0/conv0/kernel'),

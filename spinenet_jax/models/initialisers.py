@@ -105,7 +105,7 @@ class FanOut:
 
 @dataclasses.dataclass(frozen=True)
 class GlorotUniform:
-    """Uniform values with variance 2 / (inputs + outputs), of a matrix (Glorot and Bengio, 2010)."""
+    """Uniform values of variance 2 / (inputs + outputs), for matrices (Glorot and Bengio, 2010)."""
 
     def __call__(
         self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32

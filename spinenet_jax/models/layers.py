@@ -90,7 +90,7 @@ class Layers(NamedTuple):
     def doubling_conv(
         self, features: int, *, name: str, kernel_init: Callable = KERNEL_INIT
     ) -> 'DoublingConv':
-        """A transposed 2x2 convolution of stride 2, with a bias: both sides become twice as long."""
+        """A transposed 2x2 convolution of stride 2, with a bias: both sides double."""
         return DoublingConv(features, dtype=self.dtype, kernel_init=kernel_init, name=name)
 
     def crop(self, pyramid: dict[int, FeatureMap], regions: jax.Array, size: int) -> FeatureMap:

@@ -103,7 +103,7 @@ class InstanceSegmentationTask:
         return height, width
 
     @property
-    def _stage_weights(self) -> tuple[tuple[float, ...], ...]:
+    def _weights(self) -> tuple[tuple[float, ...], ...]:
         """Of the box codes of each stage."""
         return CASCADE_WEIGHTS if self.cascade else CASCADE_WEIGHTS[:1]
 
@@ -125,7 +125,9 @@ class InstanceSegmentationTask:
         anchor_key, region_key = jax.random.split(model.make_rng('sampling'))
         anchors = self._draw_anchors(batch, anchor_key)
         proposals = self._proposals(scores, codes, self.train_proposals)
-        stages = self._stages(model, pyramid, batch, self._draw_regions(proposals, batch, region_key))
+        stages = self._stages(
+            model, pyramid, batch, self._draw_regions(proposals, batch, region_key)
+        )
         most = round(self.regions * POSITIVE_FRACTION)
         first = partial(sampling.first_positives, count=most)
         regions = jax.vmap(first)(stages[-1].regions, batch['has_mask'])
@@ -139,21 +141,21 @@ class InstanceSegmentationTask:
         """
         pyramid = model.features(images, train=False)
         proposals = self._proposals(*model.propose(pyramid, train=False), self.eval_proposals)
-        inclusive, size = self.eval_proposals.inclusive, self.image_size
-        boxes, total, codes = proposals.boxes, 0.0, None
-        for number, weights in enumerate(self._stage_weights):
-            if number:
-                boxes = refine(codes, boxes, size, self._stage_weights[number - 1], inclusive)
-            logits, codes = model.classify(pyramid, boxes, stage=number, train=False)
+        inclusive, size, weights = self.eval_proposals.inclusive, self.image_size, self._weights
+        boxes = proposals.boxes
+        total, codes = model.classify(pyramid, boxes, train=False)
+        for stage in range(1, len(weights)):
+            boxes = refine(codes, boxes, size, weights[stage - 1], inclusive)
+            logits, codes = model.classify(pyramid, boxes, stage=stage, train=False)
             total += logits
         found = detect_regions(
-            total / len(self._stage_weights),
+            total / len(weights),
             codes,
             boxes,
             proposals.valid,
             size,
             self.rules,
-            weights,
+            weights[-1],
             inclusive,
         )
         masks = model.masks(pyramid, found.boxes, found.classes, train=False)
@@ -207,22 +209,26 @@ class InstanceSegmentationTask:
     ) -> tuple[Stage, ...]:
         """The box heads, each on what the one before made of its regions, assigned anew."""
         truth = (batch['boxes'], batch['labels'], batch['valid'])
-        inclusive, stages = self.train_proposals.inclusive, []
-        for number, weights in enumerate(self._stage_weights):
-            if number:
-                before = self._stage_weights[number - 1]
-                boxes = refine(
-                    stages[-1].codes, regions.boxes, self.image_size, before, inclusive
-                )
-                assign = partial(sampling.assign, iou=STAGE_IOUS[number])
-                regions, _ = jax.vmap(assign)(boxes, regions.valid, *truth)
-            logits, codes = model.classify(pyramid, regions.boxes, stage=number, train=True)
-            stages.append(Stage(logits, codes, regions))
+        stages = [Stage(*model.classify(pyramid, regions.boxes, train=True), regions)]
+        for number in range(1, len(self._weights)):
+            boxes = refine(
+                stages[-1].codes,
+                regions.boxes,
+                self.image_size,
+                self._weights[number - 1],
+                self.train_proposals.inclusive,
+            )
+            assign = partial(sampling.assign, iou=STAGE_IOUS[number])
+            regions, _ = jax.vmap(assign)(boxes, regions.valid, *truth)
+            outputs = model.classify(pyramid, regions.boxes, stage=number, train=True)
+            stages.append(Stage(*outputs, regions))
         return tuple(stages)
 
     def normalisers(self, outputs: Trained, targets: Mapping[str, jax.Array]) -> Scalars:
         """Anchors, regions, coordinates and pixels that the losses are divided by."""
-        counts = _spread({name: count for name, (_, count) in self._pairs(outputs, targets).items()})
+        counts = _spread(
+            {name: count for name, (_, count) in self._pairs(outputs, targets).items()}
+        )
         return {**counts, 'shares': jnp.ones(())}
 
     def numerators(self, outputs: Trained, targets: Mapping[str, jax.Array]) -> Scalars:
@@ -235,22 +241,16 @@ class InstanceSegmentationTask:
         pairs = {name: (total, counts[name]) for name, total in _collect(numerators).items()}
         return region_losses.combine(pairs, self.normalisation, normalisers['shares'])
 
-    def _pairs(
-        self, outputs: Trained, targets: Mapping[str, jax.Array]
-    ) -> dict[str, Pair]:
+    def _pairs(self, outputs: Trained, targets: Mapping[str, jax.Array]) -> dict[str, Pair]:
         """Sums and counts of the five losses."""
         boxes, inclusive = targets['boxes'], self.train_proposals.inclusive
         class_pairs, box_pairs = [], []
-        for (logits, codes, regions), weights in zip(
-            outputs.stages, self._stage_weights, strict=True
-        ):
+        for (logits, codes, regions), weights in zip(outputs.stages, self._weights, strict=True):
             class_pairs.append(region_losses.class_loss(logits, regions.labels, regions.valid))
-            goal = jax.vmap(
-                partial(sampling.region_codes, weights=weights, inclusive=inclusive)
-            )(regions, boxes)
-            box_pairs.append(
-                region_losses.box_loss(codes, goal, regions.labels, regions.positive)
+            goal = jax.vmap(partial(sampling.region_codes, weights=weights, inclusive=inclusive))(
+                regions, boxes
             )
+            box_pairs.append(region_losses.box_loss(codes, goal, regions.labels, regions.positive))
         regions, side = outputs.mask_regions, outputs.masks.shape[-1]
         goal = jax.vmap(partial(crop_masks, size=side))(
             targets['masks'], boxes, regions.matched, regions.boxes
