@@ -21,6 +21,7 @@ from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.ops.region_losses import Normalisation
 from spinenet_jax.ops.sampling import AnchorSample, Regions
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
+from spinenet_jax.training.initialisation import compile_quickly
 from tests import tf1
 from tests.convert import golden
 
@@ -107,7 +108,7 @@ def test_inference_equals_the_originals(name, request):
     _, arrays, module = request.getfixturevalue(name)
     stored, task = tf1.arrays(name), task_of(name)
 
-    @jax.jit
+    @compile_quickly
     def run(variables, images):
         def stages(model, images):
             pyramid = model.features(images, train=False)
@@ -238,7 +239,7 @@ def step(request, mask_rcnn):
             return losses['loss'] + decay, (losses, decay, outputs, updated)
 
         images = tf1.arrays('mask_rcnn')['images']
-        gradient, aux = jax.jit(jax.grad(total, has_aux=True))(
+        gradient, aux = compile_quickly(jax.grad(total, has_aux=True))(
             variables['params'], variables['batch_stats'], images
         )
     return stored, gradient, aux
