@@ -43,8 +43,8 @@ ARROWS = {
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
         'files buckets errors'
     ),
-    'convert': 'training tasks models ops data settings files errors',
     'inference': 'training tasks lowering evaluation parallel data settings files errors',
+    'convert': 'inference training tasks models ops data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
     'prediction_files': 'tasks inference prediction data buckets errors',
     'launch': 'training console interrupts buckets errors',

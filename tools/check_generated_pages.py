@@ -54,7 +54,8 @@ def _growth() -> str:
 
 
 def _reliability() -> str:
-    return reliability_page.page(reliability_page.read(reliability_page.LOG))
+    logs = (reliability_page.LOG, reliability_page.FLATNESS)
+    return reliability_page.page(*map(reliability_page.read, logs))
 
 
 def _tpu() -> str:

@@ -1,6 +1,6 @@
 """Trains the tiny model for thousands of steps and evaluations, and watches what the process holds.
 
-    python tools/flatness.py --steps=10000 --evaluations=50
+    python tools/flatness.py --steps=10000 --evaluations=50 --log=flatness.jsonl
 
 Memory, open files and threads are read at every evaluation. After the first quarter, in which
 caches fill, files and threads must stay as they are, and memory may grow by --megabytes at most.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -77,11 +78,14 @@ def main() -> int:
     parser.add_argument('--steps', type=int, default=10_000)
     parser.add_argument('--evaluations', type=int, default=50)
     parser.add_argument('--megabytes', type=float, default=30, help='that memory may grow by')
+    parser.add_argument('--log', type=Path, help='file for a JSON line an evaluation')
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         held = watch(Path(folder), flags.steps, flags.evaluations)
     for row in held:
         print(f'step {row.step}: {row.megabytes:.0f} MB, {row.files} files, {row.threads} threads')
+    if flags.log:
+        flags.log.write_text(''.join(json.dumps(row._asdict()) + '\n' for row in held))
     grown = growth(held)
     print(f'grown by {grown.megabytes:.1f} MB, {grown.files} files, {grown.threads} threads')
     # The second quarter and the last are half of the evaluations apart, so one handle an evaluation

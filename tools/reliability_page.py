@@ -1,4 +1,4 @@
-"""Makes docs/reliability.md from benchmarks/logs/torture.jsonl, a log of tools/torture.py.
+"""Makes docs/reliability.md from the logs of tools/torture.py and tools/flatness.py.
 
 python tools/reliability_page.py
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / 'benchmarks/logs/torture.jsonl'
+FLATNESS = ROOT / 'benchmarks/logs/flatness.jsonl'
 PAGE = ROOT / 'docs/reliability.md'
 WANTED_KILLS, WANTED_INPUTS = 200, 3000
 GROUPS = {
@@ -35,8 +36,13 @@ TABLE = """| what was done | trials | kills | bad inputs | lost | tracebacks | h
 KINDS = ('lost', 'traceback', 'hang')
 
 
-def page(trials: list[dict]) -> str:
-    """The page as text."""
+def page(trials: list[dict], held: list[dict]) -> str:
+    """The page as text.
+
+    Args:
+      trials: of tools/torture.py.
+      held: what a long run of tools/flatness.py held at each of its evaluations.
+    """
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for trial in trials:
         count = counts[trial['group']]
@@ -61,18 +67,34 @@ def page(trials: list[dict]) -> str:
             f'\nThis is a short campaign of {kills} kills and {inputs} bad inputs. The long one, '
             f'of at least {WANTED_KILLS} kills and {WANTED_INPUTS:,} bad inputs, was *not run*.\n'
         )
-    return text
+    return text + _flatness(held)
+
+
+def _flatness(held: list[dict]) -> str:
+    """What a process holds, after the first quarter of a run, in which caches fill."""
+    settled = held[len(held) // 4 :]
+
+    def span(name: str) -> str:
+        values = [row[name] for row in settled]
+        return f'{min(values):.0f} to {max(values):.0f}'
+
+    return (
+        f'\n## What a long run holds\n\n`python tools/flatness.py`: {held[-1]["step"]:,} steps '
+        f'of the tiny model of the tests with {len(held)} evaluations and twice as many '
+        f'checkpoints. From step {settled[0]["step"]:,} on the process held '
+        f'{span("megabytes")} MB, {span("files")} open files and {span("threads")} threads.\n'
+    )
 
 
 def read(log: Path) -> list[dict]:
-    """The trials of a log."""
+    """The lines of a log."""
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def main() -> None:
     """Writes the page."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    PAGE.write_text(page(read(LOG)))
+    PAGE.write_text(page(read(LOG), read(FLATNESS)))
 
 
 if __name__ == '__main__':

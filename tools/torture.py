@@ -190,11 +190,11 @@ class Kills:
         self._straight = Straight(folder, library)
 
     def trial(self, seed: int) -> Trial:
-        """Kills a run one to three times, then lets it finish."""
+        """Kills a run one to six times, then lets it finish."""
         rng = random.Random(seed)
         work = self._folder / f'kill-{seed}'
         said, problems, kills = [], [], 0
-        for _ in range(rng.choice((1, 1, 2, 3))):
+        for _ in range(rng.choice((1, 2, 4, 6))):
             way, found = self._kill(rng, work)
             said.append(way)
             problems += found

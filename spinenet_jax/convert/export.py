@@ -4,7 +4,6 @@ TensorFlow itself writes the file, in an environment of its own, where tools/con
 starts tools/oracle_export.py.
 """
 
-import json
 import os
 from typing import Any, NamedTuple
 
@@ -13,8 +12,9 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.inference import read_config
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
-from spinenet_jax.training.checkpoint import absolute, load_model
+from spinenet_jax.training.checkpoint import load_model
 
 # What the Garden's model has no switch for, and its only value.
 FIXED = {
@@ -51,10 +51,7 @@ def read_run(workdir: str | os.PathLike, which: str = 'best') -> Trained:
     Raises:
       UserError: no run is there, or its model is none that the Garden can build.
     """
-    path = absolute(workdir) / 'config.json'
-    if not path.exists():
-        raise UserError(f'{path}: no such file; --source must be the workdir of a run')
-    config = ConfigDict(json.loads(path.read_text()))
+    config = read_config(workdir)
     _check(config, workdir)
     variables, step = load_model(workdir, which)
     arrays = {k: np.asarray(v) for k, v in flatten_dict(variables, sep='/').items()}

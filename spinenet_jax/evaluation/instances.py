@@ -12,11 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from spinenet_jax.data.batch import Source
 from spinenet_jax.evaluation.coco import CocoEvaluator
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.evaluation.masks import paste
 
 _MOST_PENDING = 64  # images whose masks wait to be pasted, 0.3 MB each
+
+
+PASTED = ('boxes', 'scale', 'original_size', 'valid', 'masks')  # what `paste_masks` reads
+
+
+def paste_masks(row: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """The masks of the valid detections of one image, at its size, as COCO's compressed RLE.
+
+    Args:
+      row: boxes f32[D,4] in network pixels, masks f[D,m,m], valid bool[D], scale f32[2],
+        original_size i32[2], see `InstanceEvaluator.update`.
+    """
+    keep = np.asarray(row['valid'], bool)
+    # A mask fills its box, also where that reaches into the padding: cut after pasting.
+    boxes = np.asarray(row['boxes'])[keep] / np.tile(row['scale'], 2)
+    height, width = map(int, row['original_size'])
+    return paste(np.asarray(row['masks'][keep], np.float32), boxes, (height, width))
 
 
 class InstanceEvaluator:
@@ -25,7 +43,7 @@ class InstanceEvaluator:
     Every image of the ground truth counts: one that could not be found or read has missed all.
     """
 
-    def __init__(self, source: Any, threads: int = 0):
+    def __init__(self, source: Source, threads: int = 0):
         """Prepares to score.
 
         Args:
@@ -36,7 +54,8 @@ class InstanceEvaluator:
         self._image_ids = np.asarray(source.image_ids)
         truth, categories = source.ground_truth, source.categories
         self._coco = CocoEvaluator(truth, categories, whole_split=True, masks=True)
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, 'paste')
+        self._threads = threads or os.cpu_count() or 1
+        self._pool: ThreadPoolExecutor | None = None
         self._pending: deque = deque()
 
     def update(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -50,32 +69,37 @@ class InstanceEvaluator:
             class.
         """
         boxes = to_original_pixels(rows['boxes'], rows['scale'], rows['original_size'])
-        # A mask fills its box, also where that reaches into the padding: cut after pasting.
-        uncut = np.asarray(rows['boxes']) / np.tile(rows['scale'], 2)[:, None, :]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, 'paste')
         for row, index in enumerate(rows['index']):
-            keep = np.asarray(rows['valid'][row], bool)
-            height, width = map(int, rows['original_size'][row])
-            masks = np.asarray(rows['masks'][row][keep], np.float32)
-            pasted = self._pool.submit(paste, masks, uncut[row][keep], (height, width))
-            found = boxes[row], rows['scores'][row], rows['classes'][row], keep
+            one = {name: rows[name][row] for name in PASTED}
+            found = boxes[row], rows['scores'][row], rows['classes'][row], one['valid']
+            pasted = self._pool.submit(paste_masks, one)
             self._pending.append((self._image_ids[index], found, pasted))
         self._collect(_MOST_PENDING)
 
     def result(self) -> dict[str, float]:
         """COCO's twelve numbers of boxes and of masks; empty where there are no annotations."""
-        self._collect(0)
+        self._finish()
         return self._coco.result()
 
     def per_class(self) -> dict[str, float]:
         """AP of masks by category name."""
-        self._collect(0)
+        self._finish()
         return self._coco.per_class('segm')
 
     @property
     def detections(self) -> list[dict[str, Any]]:
         """All detections as COCO's results format wants them, masks as RLE."""
-        self._collect(0)
+        self._finish()
         return self._coco.detections
+
+    def _finish(self) -> None:
+        """Waits for all masks and stops the threads; a further update starts new ones."""
+        self._collect(0)
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
     def _collect(self, most: int) -> None:
         """Hands pasted images on, in order, until at most `most` are left."""

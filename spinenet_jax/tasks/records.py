@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from spinenet_jax.data.batch import Category, Example
 from spinenet_jax.evaluation.coco import rounded, to_xywh
 from spinenet_jax.evaluation.detection import to_original_pixels
-from spinenet_jax.visualize import draw_detections, fit
+from spinenet_jax.evaluation.instances import paste_masks
+from spinenet_jax.visualize import draw_detections, draw_instances, fit
 
 
 class Detections(NamedTuple):
@@ -23,6 +25,20 @@ class Detections(NamedTuple):
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+
+
+class Instances(NamedTuple):
+    """The objects found in one image with their masks, best first.
+
+    Attributes:
+      boxes, scores, labels: as of `Detections`.
+      masks: D of {'size': [h, w], 'counts': bytes}, COCO's compressed RLE at the size of the image.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: list[dict[str, Any]]
 
 
 class BestClasses(NamedTuple):
@@ -44,21 +60,50 @@ def detections_of(row: Example) -> Detections:
     return Detections(boxes[0][keep], row['scores'][keep], row['classes'][keep])
 
 
+def instances_of(row: Example) -> Instances:
+    """`detections_of` with masks: pasted into the image from masks f32[D,m,m] of the row."""
+    return Instances(*detections_of(row), paste_masks(row))
+
+
 def draw(
     image: np.ndarray,
-    found: Detections,
+    found: Detections | Instances,
     names: Mapping[int, str],
     *,
     min_score: float,
     side: int,
 ) -> np.ndarray:
-    """The image with the boxes of what was found; see `task.Task.picture`."""
+    """The image with what was found, its masks or its boxes; see `task.Task.picture`."""
     keep = found.scores >= min_score
     boxes, labels = found.boxes[keep], found.labels[keep].tolist()
     if max(image.shape[:2]) != side:
         image, boxes = fit(image, boxes, side)
     words = [names.get(label, str(label)) for label in labels]
-    return draw_detections(image, boxes, labels, found.scores[keep].tolist(), words)
+    scores = found.scores[keep].tolist()
+    if isinstance(found, Detections):
+        return draw_detections(image, boxes, labels, scores, words)
+    masks = _Enlarged([found.masks[n] for n in np.flatnonzero(keep)], image.shape[:2])
+    return draw_instances(image, masks, boxes, labels, scores, words)
+
+
+class _Enlarged(Sequence):
+    """Masks as pictures of a size, each made when it is asked for: all would not fit memory."""
+
+    def __init__(self, masks: Sequence[dict[str, Any]], size: tuple[int, int]):
+        self._masks, self._size = masks, size
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, n: int) -> np.ndarray:
+        """bool[h,w]."""
+        from pycocotools import mask as coco_mask
+
+        mask = coco_mask.decode(self._masks[n])
+        if mask.shape == self._size:
+            return mask > 0
+        large = cv2.resize(mask * np.uint8(255), self._size[::-1], interpolation=cv2.INTER_LINEAR)
+        return large > 127
 
 
 class DetectionRecords:
@@ -99,6 +144,38 @@ class DetectionRecords:
         if scores and not count:
             words += f' (scores are up to {max(scores):.2f}, --score={min_score:g})'
         return words
+
+
+class InstanceRecords:
+    """Instances as one COCO dict: that of `DetectionRecords` with `segmentation` (RLE) and `area`.
+
+    `area` is the number of the mask's pixels.
+    """
+
+    def __init__(self, categories: Sequence[Category]):
+        """A label that no category has becomes its own category id."""
+        self._detections = DetectionRecords(categories)
+
+    @property
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """All that was added, as JSON values."""
+        return self._detections.as_dict
+
+    def add(self, path: str, size: tuple[int, int], found: Instances) -> str:
+        """Adds an image, numbered from 1, and what was found in it (bbox is x, y, w, h)."""
+        from pycocotools import mask as coco_mask
+
+        line = self._detections.add(path, size, Detections(*found[:3]))
+        annotations = self.as_dict['annotations']
+        new = annotations[len(annotations) - len(found.masks) :]
+        for annotation, rle in zip(new, found.masks, strict=True):
+            annotation['segmentation'] = {**rle, 'counts': rle['counts'].decode('ascii')}
+            annotation['area'] = int(coco_mask.area(rle))
+        return line
+
+    def summary(self, min_score: float) -> str:
+        """How many detections are drawn at this threshold."""
+        return self._detections.summary(min_score)
 
 
 class ClassRecords:
