@@ -21,7 +21,7 @@ from spinenet_jax.ops.proposals import ProposalRules, Proposals, propose
 from spinenet_jax.ops.region_losses import Normalisation, Pair
 from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS, detect_regions, refine
 from spinenet_jax.ops.sampling import AnchorSample, Regions
-from spinenet_jax.tasks.records import DetectionRecords, Detections, detections_of, draw
+from spinenet_jax.tasks.records import InstanceRecords, Instances, draw, instances_of
 from spinenet_jax.tasks.task import Batch, Scalars
 
 ANCHOR_SCALES = (1.0,)
@@ -281,24 +281,24 @@ class InstanceSegmentationTask:
         """COCO's metrics of boxes and masks."""
         return InstanceEvaluator(source)
 
-    def found(self, row: Example) -> Detections:
-        """The detections of one image in its own pixels."""
-        return detections_of(row)
+    def found(self, row: Example) -> Instances:
+        """The objects of one image with their masks, in its own pixels."""
+        return instances_of(row)
 
-    def records(self, categories: Sequence[Category]) -> DetectionRecords:
-        """COCO's format."""
-        return DetectionRecords(categories)
+    def records(self, categories: Sequence[Category]) -> InstanceRecords:
+        """COCO's format, masks as RLE."""
+        return InstanceRecords(categories)
 
     def picture(
         self,
         image: np.ndarray,
-        found: Detections,
+        found: Instances,
         names: Mapping[int, str],
         *,
         min_score: float,
         side: int,
     ) -> np.ndarray:
-        """The image with its objects."""
+        """The image with its objects' masks."""
         return draw(image, found, names, min_score=min_score, side=side)
 
 
