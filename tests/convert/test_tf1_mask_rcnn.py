@@ -104,7 +104,11 @@ def test_every_variable_has_its_place(name, request):
 
 @pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
 def test_inference_equals_the_originals(name, request):
-    """From normalised pictures to detections and masks, each stage on ours of the one before."""
+    """From normalised pictures to detections and masks, each stage on ours of the one before.
+
+    Rounding grows along the way: in the original, noise of 1e-6 on the pictures moves detections by
+    2e-3 pixels and 1e-5 in score, mask logits by 1e-3. Single stages are held to 1e-7 in tests/ops.
+    """
     _, arrays, module = request.getfixturevalue(name)
     stored, task = tf1.arrays(name), task_of(name)
 
@@ -145,12 +149,12 @@ def test_inference_equals_the_originals(name, request):
         np.testing.assert_array_equal(
             found['classes'][image, :count], stored['detection_classes'][image, :count]
         )
-        for key, tolerance in (('scores', 1e-5), ('boxes', 1e-2)):
+        for key, tolerance in (('scores', 1e-4), ('boxes', 1e-2)):
             ours, theirs = found[key][image, :count], stored[f'detection_{key}'][image, :count]
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)
         logits = stored['mask_logits'][image, :count]
         masks = 1 / (1 + np.exp(-logits))
-        np.testing.assert_allclose(found['masks'][image, : len(masks)], masks, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(found['masks'][image, : len(masks)], masks, rtol=0, atol=5e-4)
 
 
 class Unchanging:
