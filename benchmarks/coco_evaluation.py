@@ -130,7 +130,7 @@ def measure(images, backend, with_masks=False):
     from spinenet_jax.evaluation.coco import CocoEvaluator
 
     ground_truth = synthetic_ground_truth(images)
-    batches, facts = synthetic_detections(ground_truth), {}
+    batches, facts = synthetic_detections(ground_truth), {'masks': with_masks}
     if with_masks:
         add_outlines(ground_truth)
         clock, cpu = time.perf_counter(), time.process_time()

@@ -1,6 +1,6 @@
 """Measures how many training images a second the input pipeline makes on this machine.
 
-    python benchmarks/input_pipeline.py [--num_threads=2] [--worker_count=0] [--images=400]
+    python benchmarks/input_pipeline.py [--num_threads=2] [--worker_count=0] [--masks]
 
 Writes a synthetic COCO directory of ~640x480 JPEGs (quality 90, a few shapes over noise), reads it
 like training at 640x640 with scale 0.5 to 2.0, and prints one JSON line; with --record it is also
@@ -8,7 +8,8 @@ appended to benchmarks/logs/input_pipeline.jsonl. COCO's own images are a little
 
 `images_per_s` is the median of five stretches, `images_per_s_range` the slowest and the fastest;
 they differ where the machine does something else meanwhile. `cpu_ms_per_image` and `memory_mb` (at
-the end, PSS) are those of all processes together.
+the end, PSS) are those of all processes together. With --masks, every object has a polygon, an
+ellipse of 24 points, and the rows hold the masks; `batch_mb` is the memory of one batch.
 """
 
 import json
@@ -36,6 +37,7 @@ _WORKERS = flags.DEFINE_integer('worker_count', 0, 'reading processes, 0: none')
 _PYTHON_ONLY = flags.DEFINE_bool(
     'python_only', False, 'take pixels that lie ready: what is left is bound to one core a process'
 )
+_MASKS = flags.DEFINE_bool('masks', False, 'rows with the masks of the objects')
 _RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 STRETCHES = 5
@@ -48,6 +50,7 @@ def write_images(root: Path, count: int) -> None:
 
     (root / 'annotations').mkdir()
     (root / 'train').mkdir()
+    angles = np.arange(24) * (2 * np.pi / 24)
     images, annotations = [], []
     for n in range(count):
         rng = np.random.default_rng(n)
@@ -58,7 +61,10 @@ def write_images(root: Path, count: int) -> None:
             (y, x), (bh, bw) = rng.uniform(0, (h - 100, w - 100)), rng.uniform(20, 100, 2)
             corners = (int(x), int(y)), (int(x + bw), int(y + bh))
             cv2.rectangle(image, *corners, rng.uniform(0, 255, 3).tolist(), -1)
-            annotations.append({'image_id': n, 'category_id': 1, 'bbox': [x, y, bw, bh]})
+            outline = [x + bw * (1 + np.cos(angles)) / 2, y + bh * (1 + np.sin(angles)) / 2]
+            polygon = np.round(np.stack(outline, 1), 2).reshape(-1).tolist()
+            box = {'image_id': n, 'category_id': 1, 'bbox': [x, y, bw, bh]}
+            annotations.append({**box, 'segmentation': [polygon]})
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         cv2.imwrite(str(root / f'train/{n}.jpg'), pixels, (cv2.IMWRITE_JPEG_QUALITY, 90))
         images.append({'id': n, 'file_name': f'{n}.jpg', 'height': h, 'width': w})
@@ -69,7 +75,7 @@ def write_images(root: Path, count: int) -> None:
 
 def measure(root: Path) -> dict[str, object]:
     """Rate, CPU time and memory of training batches from `root`."""
-    from spinenet_jax.data.build import box_rows, build_source, train_batches
+    from spinenet_jax.data.build import box_rows, build_source, mask_rows, train_batches
     from spinenet_jax.settings import default_config
 
     config = default_config().data
@@ -78,7 +84,7 @@ def measure(root: Path) -> dict[str, object]:
     config.num_threads, config.worker_count = _THREADS.value, _WORKERS.value
     if _PYTHON_ONLY.value:
         _leave_out_pixels()
-    rows = box_rows(config)
+    rows = (mask_rows if _MASKS.value else box_rows)(config)
     source = build_source(config, 'train', 0, rows.needs)
     batches = train_batches(
         source,
@@ -91,8 +97,9 @@ def measure(root: Path) -> dict[str, object]:
         process_count=1,
     )
     for _ in range(20):
-        next(batches)
-    return timed(batches)
+        batch = next(batches)
+    size = sum(array.nbytes for array in batch.values())
+    return {'batch_mb': round(size / 1e6, 1), **timed(batches)}
 
 
 def _leave_out_pixels() -> None:
@@ -143,6 +150,7 @@ def main() -> None:
         'num_threads': _THREADS.value,
         'worker_count': _WORKERS.value,
         'python_only': _PYTHON_ONLY.value,
+        'masks': _MASKS.value,
     }
     machine.report('input_pipeline', settings | result, _RECORD.value)
 

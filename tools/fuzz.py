@@ -207,38 +207,56 @@ def damaged_bytes(rng: random.Random, content: bytes) -> bytes:
 
 
 def use_coco(folder: Path) -> str:
-    """Trains on and evaluates a directory as the scripts do, without a network."""
-    from spinenet_jax.data.build import box_rows, eval_batches, train_batches
-    from spinenet_jax.data.coco import CocoSource
+    """Trains on and evaluates a directory as the scripts do, without a network.
+
+    First with boxes alone, then with masks.
+    """
+    from spinenet_jax.data.build import box_rows, mask_rows
     from spinenet_jax.evaluation.detection import DetectionEvaluator
+    from spinenet_jax.evaluation.instances import InstanceEvaluator
+
+    words = _use_rows(folder, box_rows, DetectionEvaluator)
+    promise(_use_rows(folder, mask_rows, InstanceEvaluator) == words, 'masks change what is read')
+    return words
+
+
+def _use_rows(folder: Path, make_rows: Callable[..., Any], make_evaluator: Callable) -> str:
+    """`use_coco` with one kind of rows."""
+    from spinenet_jax.data.batch import SEGMENTATIONS
+    from spinenet_jax.data.build import eval_batches, train_batches
+    from spinenet_jax.data.coco import CocoSource
     from spinenet_jax.settings import default_config
 
-    source = CocoSource(folder, 'train')
-    for line in source.report:
-        promise(line.isprintable() and len(line) < LONGEST_LINE, f'report: {line[:500]!r}')
     config = default_config().data
     config.image_size, config.num_threads = (32, 48), 1
+    rows_of = make_rows(config)
+    with_masks = rows_of.needs >= SEGMENTATIONS
+    source = CocoSource(folder, 'train', with_segmentations=with_masks)
+    for line in source.report:
+        promise(line.isprintable() and len(line) < LONGEST_LINE, f'report: {line[:500]!r}')
     process = {'process_index': 0, 'process_count': 1}
     for index in range(len(source)):
         record = source[index]
         promise(np.isfinite(record['boxes']).all(), 'a box is not finite')
         promise((record['boxes'][:, 2:] > record['boxes'][:, :2]).all(), 'a box has no area')
-    rows_of = box_rows(config)
     stream = train_batches(
         source, rows_of.train, config, batch_size=2, seed=0, start_step=0, **process
     )
     try:
         batch = next(stream)
         promise(np.isfinite(batch['boxes']).all(), 'a box in a batch is not finite')
+        if with_masks:
+            promise(not (batch['has_mask'] & ~batch['valid']).any(), 'a mask without a box')
     finally:
         stream.close()
-    evaluator = DetectionEvaluator(source)
+    evaluator = make_evaluator(source)
     for batch in eval_batches(source, rows_of.eval, config, batch_size=2, **process):
         rows = {name: value[batch['index'] >= 0] for name, value in batch.items()}
         count = len(rows['index'])
         rows['boxes'] = np.tile(np.float32([[[1, 1, 20, 20]]]), (count, 1, 1))
         rows |= {'scores': np.full((count, 1), 0.5), 'valid': np.ones((count, 1), bool)}
         rows['classes'] = np.ones((count, 1), np.int32)
+        rows['masks'] = np.ones((count, 1, 28, 28), np.float32)
         evaluator.update(rows)
     for annotation in (source.ground_truth or {}).get('annotations', []):
         promise(0 <= annotation['area'] <= 1e10, 'COCO would ignore an object')

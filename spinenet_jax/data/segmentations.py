@@ -10,7 +10,6 @@ Coordinates with two decimals, as in COCO, take two bytes, everything else of a 
 polygons), and parsing takes about half a minute longer.
 """
 
-import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -217,7 +216,7 @@ def _check_polygon(polygon: Any) -> tuple[int | None, np.ndarray | None]:
         return NEITHER, None
     try:
         points = np.array(polygon, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: a number of 400 digits
         return WILD, None
     if points.ndim != 1 or not (np.abs(points) < _MOST).all():  # NaN fails as well
         return WILD, None
@@ -266,9 +265,8 @@ def _is_count(value: Any) -> bool:
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value == int(value)
         and 0 <= value < 2**31
+        and value == int(value)
     )
 
 

@@ -82,6 +82,8 @@ BAD = {
     'not a number': ([[10, 5, float('nan'), 5, 30, 25]], segmentations.WILD),
     'infinite': ([[10, 5, float('inf'), 5, 30, 25]], segmentations.WILD),
     'huge': ([[10, 5, 1e9, 5, 30, 25]], segmentations.WILD),
+    'a number of 400 digits': ([[10, 5, 10**400, 5, 30, 25]], segmentations.WILD),
+    'a run of 400 digits': ({'size': list(SIZE), 'counts': [10**400]}, segmentations.UNREADABLE),
     'words in a polygon': ([[10, 5, 'x', 5, 30, 25]], segmentations.WILD),
     'points in pairs': ([[[10, 5], [30, 5], [30, 25]]], segmentations.WILD),
     'another size': ({**rle_of(HALF), 'size': [60, 40]}, segmentations.SIZE),

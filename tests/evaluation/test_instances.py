@@ -1,11 +1,19 @@
 """Rows of boxes and small masks to COCO numbers at the size of the original images."""
 
+import contextlib
+import io
+import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from spinenet_jax.data.coco import CocoSource
+from spinenet_jax.evaluation.coco import METRICS, rounded
 from spinenet_jax.evaluation.instances import InstanceEvaluator
 
 SIZE = (60, 90)  # original; the network sees twice as many pixels
@@ -88,3 +96,98 @@ def test_a_box_that_reaches_into_the_padding_is_cut_after_pasting():
     (record,) = evaluator.detections
     assert record['bbox'] == [0, 0, 90, 60]
     assert coco.decode(record['segmentation'])[1:-1, 1:85].all()
+
+
+def write_split(root, rng):
+    """Six images with polygons in parts, RLE, crowds: annotations as COCO has them."""
+    (root / 'annotations').mkdir()
+    (root / 'val').mkdir()
+    annotations, images = [], []
+    for image in range(6):
+        images.append({'id': 50 + image, 'file_name': f'{image}.jpg', 'height': 60, 'width': 90})
+        (root / f'val/{image}.jpg').write_bytes(b'not read')
+        for n in range(5):
+            (y, x), (h, w) = rng.uniform(0, (30, 50)), rng.uniform(8, 30, 2)
+            triangle = [x, y, x + w, y, x + w, y + h]
+            other = [x, y + h / 2, x + w / 3, y + h / 2, x, y + h]
+            segmentation = [np.round(p, 2).tolist() for p in (triangle, other)]
+            rle = coco.merge(coco.frPyObjects(segmentation, *SIZE))
+            if n == 1:
+                segmentation = {**rle, 'counts': rle['counts'].decode()}
+            elif n == 2:  # a crowd, uncompressed as COCO has it
+                mask = coco.decode(rle)
+                ends = np.flatnonzero(np.diff(mask.T.reshape(-1), prepend=0, append=2))
+                counts = np.diff(ends, prepend=0).tolist()
+                segmentation = {'size': list(SIZE), 'counts': counts}
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': 50 + image,
+                    'category_id': int(rng.integers(1, 3)),
+                    'bbox': [x, y, w, h],
+                    'area': float(coco.area(rle)),
+                    'iscrowd': int(n == 2),
+                    'segmentation': segmentation,
+                }
+            )
+    categories = [{'id': 1, 'name': 'a'}, {'id': 2, 'name': 'b'}]
+    data = {'images': images, 'annotations': annotations, 'categories': categories}
+    (root / 'annotations/instances_val.json').write_text(json.dumps(data))
+    return root / 'annotations/instances_val.json'
+
+
+def found_near(annotations, rng):
+    """Rows of detections near the objects, triangles for masks, and a few nowhere near."""
+    rows = {name: [] for name in ('boxes', 'scores', 'classes', 'valid', 'masks')}
+    for image in range(6):
+        mine = [a for a in annotations if a['image_id'] == 50 + image]
+        boxes = np.array([a['bbox'] for a in mine] + [[5, 5, 20, 20]] * 2)
+        boxes = boxes[:, [1, 0, 3, 2]] + rng.normal(0, 0.7, (7, 4))
+        boxes[:, 2:] += boxes[:, :2]
+        rows['boxes'].append(2 * boxes)
+        rows['scores'].append(rng.uniform(0.1, 1, 7))
+        rows['classes'].append([a['category_id'] for a in mine] + [1, 2])
+        rows['valid'].append([True] * 7)
+        upper = np.triu(np.full((28, 28), 0.9)) + rng.uniform(0, 0.3, (7, 28, 28))
+        rows['masks'].append(upper)
+    return {
+        'index': np.arange(6),
+        'scale': np.full((6, 2), 2.0, np.float32),
+        'original_size': np.tile(np.int32(SIZE), (6, 1)),
+        **{k: np.array(v, bool if k == 'valid' else None) for k, v in rows.items()},
+    }
+
+
+def test_numbers_are_those_of_pycocotools_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    path = write_split(tmp_path, rng)
+    source = CocoSource(tmp_path, 'val', with_segmentations=True)
+    assert source.report == []
+    evaluator = InstanceEvaluator(source, 2)
+    evaluator.update(found_near(json.loads(path.read_text())['annotations'], rng))
+    result = evaluator.result()
+    assert 0.05 < result['mask/AP'] < 0.9 and 0.1 < result['AP'] < 0.9
+    # What detections.json holds, scored by COCO's own script on COCO's own file.
+    detections = json.loads(json.dumps([rounded(d) for d in evaluator.detections]))
+    assert isinstance(detections[0]['segmentation']['counts'], str)
+    exact = json.loads(json.dumps(evaluator.detections))
+    for kind, prefix in (('bbox', ''), ('segm', 'mask/')):
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(path))
+            scorer = COCOeval(truth, truth.loadRes(exact), kind)
+            scorer.evaluate()
+            scorer.accumulate()
+            scorer.summarize()
+        for name, stat in zip(METRICS, scorer.stats, strict=True):
+            assert result.get(prefix + name, -1) == pytest.approx(stat, abs=1e-12), (kind, name)
+
+
+def test_threads_end_with_the_result():
+    before = set(threading.enumerate())
+    truth = source(3)
+    evaluator = InstanceEvaluator(truth, 2)
+    evaluator.update(rows_of(truth, [0, 1]))
+    evaluator.result()
+    assert set(threading.enumerate()) <= before
+    evaluator.update(rows_of(truth, [2]))  # and start anew
+    assert len(evaluator.detections) == 3 and set(threading.enumerate()) <= before
