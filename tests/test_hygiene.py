@@ -41,12 +41,14 @@ ARROWS = {
     'analysis': 'tasks models errors',
     'training': (
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
-        'files buckets errors'
+        'visualize files buckets errors'
     ),
-    'inference': 'training tasks lowering evaluation parallel data settings files errors',
+    'inference': 'training tasks lowering ops evaluation parallel data settings files errors',
     'convert': 'inference training tasks models ops data settings files errors',
     'prediction': 'inference evaluation parallel data errors',
+    'predictor': 'inference prediction training data visualize files errors',
     'prediction_files': 'tasks inference prediction data buckets errors',
+    'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
     'search': 'launch inference training analysis models data settings files errors',
 }
