@@ -26,6 +26,7 @@ class Policy:
       winograd_3x3: whether 3x3 convolutions are Winograd's where that is less work, and their
         gradients by the kernel matrix products (`convolution_cpu.py`).
       shifted_pools: whether a max-pool is the maximum of shifted maps (`pooling.py`).
+      roi_align: the formulation of crops, 'gather' or 'einsum' (`ops/roi_align.py`).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Policy:
     unstrided_gradient: bool = False
     winograd_3x3: bool = False
     shifted_pools: bool = False
+    roi_align: str = 'gather'
 
 
 # All is left to XLA: GPUs, and programs that are analysed, exported or read.
@@ -52,6 +54,7 @@ TPU_V3 = Policy(
     deepest_strips=2,
     products_below=8,
     unstrided_gradient=True,
+    roi_align='einsum',
 )
 
 # TPU v4 and later; docs/tpu_log.md, fourth round. Their compilers copy between layouts from one
