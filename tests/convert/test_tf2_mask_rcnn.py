@@ -61,7 +61,7 @@ def check_proposals(ours, theirs, scores):
         assert apart.min(1)[valid[image]].max() < 1e-2
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ['mask_rcnn', pytest.param('cascade', marks=pytest.mark.slow)])
 def test_inference(name):
     """From normalised pictures to detections and masks, each stage on ours of the one before."""
     module, task = module_of(name), task_of(name, cases.MASK_RCNN_SIZE)
@@ -159,6 +159,7 @@ def step(request):
     return theirs, task, gradient, aux
 
 
+@pytest.mark.slow
 def test_regions_and_masks_of_training(step):
     theirs, task, _, (_, _, outputs, _) = step
     batch, labels = cases.mask_rcnn_batch(), theirs['labels0']
@@ -188,6 +189,7 @@ def test_regions_and_masks_of_training(step):
     )
 
 
+@pytest.mark.slow
 def test_anchors_that_belong_to_objects(step):
     """Which are drawn is random; which may be, and their codes, are not."""
     theirs, task, *_ = step
@@ -203,6 +205,7 @@ def test_anchors_that_belong_to_objects(step):
     np.testing.assert_array_equal(ours.positive.sum(1), others.positive.sum(1))
 
 
+@pytest.mark.slow
 def test_losses(step):
     theirs, _, _, (losses, decay, _, _) = step
     for ours, name in (
@@ -217,6 +220,7 @@ def test_losses(step):
         np.testing.assert_allclose(ours, theirs[f'loss/{name}'], rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_gradients(step):
     theirs, _, gradient, _ = step
     ours = flatten_dict({'params': gradient}, sep='/')
@@ -235,6 +239,7 @@ def test_gradients(step):
         np.testing.assert_allclose(mine, others, rtol=0, atol=tolerance, err_msg=path)
 
 
+@pytest.mark.slow
 def test_running_statistics(step):
     theirs, _, _, (_, _, _, updated) = step
     ours = flatten_dict({'batch_stats': updated['batch_stats']}, sep='/')
