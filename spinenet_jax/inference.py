@@ -6,12 +6,13 @@ What to run it on is left to `evaluation.runner` and `prediction`.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from spinenet_jax import settings
@@ -20,6 +21,7 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
 from spinenet_jax.files import DamagedFileError, absolute, read_json
 from spinenet_jax.lowering.policy import policy_of
+from spinenet_jax.ops.images import normalise
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
@@ -107,6 +109,28 @@ def load_trained(config: ConfigDict, workdir: str | os.PathLike, checkpoint: str
         step=step,
         categories=categories,
     )
+
+
+def make_feature_step(
+    trained: Trained,
+) -> Callable[[Mapping[str, optax.Params], jax.Array, jax.Array], dict[int, jax.Array]]:
+    """The backbone of a trained model as a jitted function, with the normalisation of its task.
+
+    Returns:
+      A function of {'params', 'batch_stats'}, images u8[B,H,W,3] of the task's size and what of
+      them is image, i32[B,2] (height, width); it gives the pyramid, {level: f32[B,h,w,C]}.
+    """
+    policy = policy_of(jax.local_devices()[0])
+    model = build_task_model(trained.config, axis_name=None, policy=policy)
+
+    def pyramid(module, images, content_size):
+        maps = module.backbone(normalise(images, content_size), train=False)
+        return {level: x.whole().astype(jnp.float32) for level, x in maps.items()}
+
+    def step(variables, images, content_size):
+        return nn.apply(pyramid, model)(variables, images, content_size)
+
+    return jax.jit(step)
 
 
 def read_categories(workdir: str | os.PathLike) -> list[Category]:

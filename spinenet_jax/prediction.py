@@ -1,4 +1,4 @@
-"""Runs a trained model on image files that belong to no data set.
+"""Runs a trained model on images that belong to no data set: files, or arrays of pixels.
 
 Finds and reads the images and runs the model in batches. Loading the model is left to `inference`,
 records and pictures to the task, writing files to `prediction_files`.
@@ -30,10 +30,10 @@ Found = TypeVar('Found')
 
 @dataclasses.dataclass(frozen=True)
 class Prediction(Generic[Found]):
-    """What was found in one image file.
+    """What was found in one image.
 
     Attributes:
-      path: of the file.
+      path: of the file; '' for an array.
       image: u8[h,w,3] RGB, turned upright as its EXIF tag says; None if it could not be read.
       found: in pixels of `image`, as the task gives it; None if it could not be read.
       problem: why the image could not be read, '' if it was.
@@ -77,21 +77,29 @@ def _names(folder: str) -> list[str]:
         raise UserError(f'--images={folder}: cannot be listed ({error.strerror})') from error
 
 
-def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
-    """Runs on image files, in order; a file that cannot be read is given with its `problem`.
+def predict(
+    trained: Trained,
+    images: Sequence[str | np.ndarray],
+    *,
+    variables: Variables | None = None,
+    batch_size: int | None = None,
+) -> Iterator[Prediction]:
+    """Runs on images, in order; a file that cannot be read is given with its `problem`.
 
     Args:
-      trained: the model; `eval.batch_size` of its config is the largest batch over all devices.
-      paths: image files; none gives nothing.
+      trained: the model.
+      images: files, or u8[h,w,3] RGB; none gives nothing.
+      variables: from `placed_variables`; by default they are sent to the devices here.
+      batch_size: largest batch over all devices; by default `eval.batch_size` of the config, or the
+        number of images where these are fewer. The model is compiled for each size.
     """
     devices = jax.local_device_count()
-    wanted = min(trained.config.eval.batch_size, max(len(paths), 1))
+    wanted = batch_size or min(trained.config.eval.batch_size, max(len(images), 1))
     size = devices * math.ceil(wanted / devices)
-    variables = {'params': trained.params, 'batch_stats': trained.batch_stats}
-    variables = parallel.replicate(variables)
-    for read in _batches(paths, size, trained.config.data.max_pixels):
-        images = [p.image for p in read if p.image is not None]
-        rows = _run(trained, variables, images, size) if images else iter(())
+    variables = placed_variables(trained) if variables is None else variables
+    for read in _batches(images, size, trained.config.data.max_pixels):
+        pixels = [p.image for p in read if p.image is not None]
+        rows = _run(trained, variables, pixels, size) if pixels else iter(())
         for prediction in read:
             if prediction.image is None:
                 yield prediction
@@ -99,17 +107,34 @@ def predict(trained: Trained, paths: Sequence[str]) -> Iterator[Prediction]:
                 yield dataclasses.replace(prediction, found=trained.task.found(next(rows)))
 
 
+def placed_variables(trained: Trained) -> Variables:
+    """The weights on every device, for `predict`."""
+    return parallel.replicate({'params': trained.params, 'batch_stats': trained.batch_stats})
+
+
+def _read(image: str | np.ndarray, max_pixels: int) -> Prediction:
+    """An image file or array without anything found in it yet; why, where it cannot be read."""
+    if isinstance(image, np.ndarray):
+        return Prediction('', image)
+    try:
+        return Prediction(image, read_image(image, None, max_pixels))
+    except BadImageError as error:
+        return Prediction(image, None, problem=str(error))
+
+
 def picture_side(image: np.ndarray) -> int:
     """The longer side of the picture of an image, pixels: small images are enlarged."""
     return min(max(SMALLEST_PICTURE, *image.shape[:2]), LARGEST_PICTURE)
 
 
-def _batches(paths: Sequence[str], size: int, max_pixels: int) -> Iterator[list[Prediction]]:
+def _batches(
+    images: Sequence[str | np.ndarray], size: int, max_pixels: int
+) -> Iterator[list[Prediction]]:
     """At most `size` images at a time, fewer where they are so large that memory would not do."""
     batch: list[Prediction] = []
     pixels = 0
-    for path in paths:
-        batch.append(_read(path, max_pixels))
+    for given in images:
+        batch.append(_read(given, max_pixels))
         image = batch[-1].image
         pixels += 0 if image is None else image.shape[0] * image.shape[1]
         if len(batch) == size or pixels >= HELD_PIXELS:
@@ -117,14 +142,6 @@ def _batches(paths: Sequence[str], size: int, max_pixels: int) -> Iterator[list[
             batch, pixels = [], 0
     if batch:
         yield batch
-
-
-def _read(path: str, max_pixels: int) -> Prediction:
-    """The image without anything found in it yet."""
-    try:
-        return Prediction(path, read_image(path, None, max_pixels))
-    except BadImageError as error:
-        return Prediction(path, None, problem=str(error))
 
 
 def _run(

@@ -239,6 +239,11 @@ TABLE: dict[str, Field | dict[str, Field]] = {
     'train': {
         'batch_size': Field(256, whole(1), 'images a step, over all devices'),
         'epochs': Field(350.0, number(0, 1e6, above=True), 'length; at least one step is made'),
+        'min_steps': Field(
+            0,
+            whole(0, 2**31 - 1),
+            'least length; where epochs give fewer, all that is counted in epochs is stretched',
+        ),
         'log_every_steps': Field(100, whole(1, 2**31 - 1), 'steps between two lines of the log'),
         'checkpoint_every_steps': Field(
             1000, whole(0, 2**31 - 1), 'steps; 0: a checkpoint before every evaluation only'
@@ -274,6 +279,7 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'learning_rate_batch': Field(256, whole(1), 'images that learning_rate is meant for'),
         'schedule': Field('step', choice('step', 'cosine'), 'how the rate falls'),
         'warmup_epochs': Field(5.0, number(0, 1e6), 'linear, from warmup_start_rate'),
+        'min_warmup_steps': Field(0, whole(0, 2**31 - 1), 'least length of the warm-up, in steps'),
         'warmup_start_rate': Field(0.0067, number(0, 1000), 'scaled as learning_rate is'),
         'decay_epochs': Field(
             (320.0, 340.0), numbers(0, 1e6, 1000), 'ends of the steps; step only'
@@ -282,6 +288,11 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'momentum': Field(0.9, number(0, 1, below=True), 'of SGD'),
         'weight_decay': Field(4e-5, number(0, 1), 'of kernels only'),
         'clip_norm': Field(0.0, number(0, 1e6), 'largest norm of the gradient; 0: off'),
+        'ema_decay': Field(
+            0.0,
+            number(0, 1, below=True),
+            'of a moving average of the weights, which is evaluated and loaded; 0: off',
+        ),
         'accumulate_steps': Field(1, whole(1, 10_000), 'micro-batches that a batch is cut into'),
     },
     'eval': {

@@ -102,6 +102,8 @@ def test_pretrained_beats_scratch_at_equal_steps(tmp_path):
             f'--config.train.init_from={init_from}',
             f'--config.data.root={tmp_path / "parity"}',
             '--config.train.epochs=2',
+            '--config.train.min_steps=0',
+            '--config.optim.min_warmup_steps=12',
         )
         assert len(steps) == 50
         losses[name] = np.mean(steps[-10:])

@@ -19,6 +19,7 @@ DOCUMENTS = ('README.md', 'CONTRIBUTING.md')
 def commands(text=README):
     """Command lines in the code blocks of a page that run a script of this repository."""
     found = []
+    text = re.sub(r'^```python\n.*?^```\n', '', text, flags=re.MULTILINE | re.DOTALL)
     fenced = re.findall(r'^```\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
     indented = re.findall(r'^    (python (?:.*\\\n)*.*)$', text, re.MULTILINE)
     for block in [*fenced, *indented]:
@@ -101,3 +102,24 @@ def test_pages_that_differ_from_their_source_are_named(tmp_path):
         'wrong.md is out of date: python tools/wrong.md.py',
         'missing.md is out of date: python tools/missing.md.py',
     ]
+
+
+def test_the_python_example_of_the_readme_is_true(monkeypatch):
+    """It is run with a predictor that takes nothing but the calls that the real one has."""
+    from unittest.mock import create_autospec
+
+    import numpy as np
+
+    import spinenet_jax
+    from spinenet_jax import predictor
+    from spinenet_jax.tasks.records import Detections
+
+    (example,) = re.findall(r'^```python\n(.*?)^```', README, re.MULTILINE | re.DOTALL)
+    model = create_autospec(predictor.Predictor, instance=True)
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    model.predict.return_value = predictor.Result(nothing, [], (4, 4))
+    load = create_autospec(predictor.load, return_value=model)
+    monkeypatch.setattr(predictor, 'load', load)
+    exec(example, {'print': lambda *_: None})
+    assert load.called and model.draw.called and model.features.called
+    assert spinenet_jax.load is load

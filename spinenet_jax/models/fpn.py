@@ -6,7 +6,6 @@ from flax import linen as nn
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.layers import Conv, Layers
 from spinenet_jax.models.resnet import ResNet
-from spinenet_jax.ops import resample
 
 
 class ResNetFPN(nn.Module):
@@ -34,14 +33,13 @@ class ResNetFPN(nn.Module):
         for level in range(top, lowest - 1, -1):
             lateral = self._conv(f'lateral{level}', 1)(maps[level])
             if level < top:
-                above = resample.nearest(merged[level + 1].whole(), lateral.size)
-                lateral = lateral + self.layers.feature_map(above, level)
+                lateral += self.layers.resize(merged[level + 1], lateral.size, level)
             merged[level] = lateral
         pyramid = {level: self._conv(f'output{level}', 3)(x) for level, x in merged.items()}
         for level in range(top + 1, highest + 1):
             x = pyramid[level - 1]
             x = x if level == top + 1 else self.layers.act(x)
-            pyramid[level] = self._conv(f'output{level}', 3, 2)(x)
+            pyramid[level] = self._conv(f'output{level}', 3, 2)(x).settled()
         return {
             level: self.layers.norm(train, name=f'norm{level}')(pyramid[level])
             for level in range(lowest, highest + 1)

@@ -51,7 +51,6 @@ class PredictionHead(nn.Module):
         )
         maps = []
         for level, x in sorted(pyramid.items()):
-            x = x.settled()
             for j, conv in enumerate(tower):
                 x = layers.act(layers.norm(train, name=f'norm{j}_{level}')(conv(x)))
             maps.append(predict(x).whole().astype(jnp.float32))

@@ -54,5 +54,5 @@ class ResNet(nn.Module):
                     drop_size=self.dropblock_size,
                     name=f'stage{level}_{repeat}',
                 )(x, train).settled()
-            maps[level] = self.layers.feature_map(x.whole(), level)
+            maps[level] = x
         return maps

@@ -171,5 +171,4 @@ class SpineNet(nn.Module):
     def _endpoint(self, x: FeatureMap, train: bool) -> FeatureMap:
         level, layers = x.level, self.layers
         x = layers.conv(self.endpoint_channels, 1, name=f'endpoint{level}')(x)
-        x = layers.act(layers.norm(train, name=f'endpoint_norm{level}')(x))
-        return layers.feature_map(x.whole(), level)
+        return layers.act(layers.norm(train, name=f'endpoint_norm{level}')(x))

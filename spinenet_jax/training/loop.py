@@ -26,7 +26,7 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.parallel import replicate, unreplicate
-from spinenet_jax.training import agreement, distributed, finite, optim, workdir
+from spinenet_jax.training import agreement, averaging, distributed, finite, optim, workdir
 from spinenet_jax.training.checkpoint import Best, Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
 from spinenet_jax.training.feed import device_batches
@@ -35,9 +35,10 @@ from spinenet_jax.training.pictures import write_pictures
 from spinenet_jax.training.preempt import PreemptionWatch
 from spinenet_jax.training.state import TrainState, create_state, empty_state
 from spinenet_jax.training.step import check_batch_size, make_train_step
-from spinenet_jax.training.transfer import transfer
+from spinenet_jax.training.transfer import other_graph, transfer
 
 MOST_STEPS = 2**31 - 1  # a step is an int32
+FEW_STEPS = 200  # a detector of this family scores near zero after fewer
 
 
 class RunResult(NamedTuple):
@@ -75,9 +76,19 @@ def _log_file(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
 
 
 class _Plan(NamedTuple):
-    """The numbers of steps that follow from a config and the number of images."""
+    """The numbers of steps that follow from a config and the number of images.
+
+    Attributes:
+      steps_per_epoch: steps that show every image once.
+      stretched_epoch: what the config's epochs are multiplied by; more than `steps_per_epoch` where
+        `train.min_steps` asks for more steps than its epochs give.
+      total: steps of the run.
+      eval_every: steps between evaluations; 0: after the last alone.
+      save_every: steps between checkpoints besides; 0: none.
+    """
 
     steps_per_epoch: int
+    stretched_epoch: float
     total: int
     eval_every: int
     save_every: int
@@ -116,7 +127,10 @@ class _Scorer:
         if jax.process_index() == 0:
             source = self._experiment.eval_source
             if source is not None:
-                write_pictures(self._folder, step, self._experiment.task, source, result.examples)
+                task, examples = self._experiment.task, result.examples
+                self._log.write_pictures(
+                    step, write_pictures(self._folder, step, task, source, examples)
+                )
             if last:
                 self._write_results(step, result)
         line = {f'eval/{name}': value for name, value in result.metrics.items()}
@@ -162,7 +176,7 @@ class _Helpers(NamedTuple):
     def evaluate(self, state: TrainState, last: bool) -> None:
         """Score a state that is being saved; who interrupts meanwhile waits for that alone."""
         with self.preemption.saved(self.finish_saving):
-            self.scorer.evaluate(state, last)
+            self.scorer.evaluate(averaging.swapped(state), last)
 
     def finish_saving(self) -> str:
         """Waits until the last checkpoint is committed, and says which that is."""
@@ -192,7 +206,7 @@ def run(
     workdir.record_categories(folder, experiment.categories)
     plan = _plan(config, experiment.image_count)
     schedule = optim.learning_rate_schedule(
-        config.optim, config.train.batch_size, plan.steps_per_epoch, plan.total
+        config.optim, config.train.batch_size, plan.stretched_epoch, plan.total
     )
     optimizer = optim.make_optimizer(config.optim, schedule)
     with contextlib.ExitStack() as stack:
@@ -279,7 +293,7 @@ def _steps(
                 f'step {step}: its update left {bad} infinite, NaN or beyond 1e19: it is not saved'
             )
         state = unreplicate(replicated)
-        helpers.checkpoints.save(state)
+        helpers.checkpoints.save(averaging.swapped(state))
         if stop:
             logging.info('asked to stop: %s, leaving', helpers.finish_saving())
             return RunResult(state, finished=False)
@@ -310,12 +324,32 @@ def _plan(config: ConfigDict, image_count: int) -> _Plan:
         raise UserError(
             f'train.epochs={config.train.epochs:g} of {steps} steps: a run has at most 2^31 steps'
         )
+    of_epochs = max(1, round(config.train.epochs * steps))
+    total = max(of_epochs, config.train.min_steps)
+    stretched = steps * (total / of_epochs)
     return _Plan(
         steps_per_epoch=steps,
-        total=max(1, round(config.train.epochs * steps)),
-        eval_every=max(every > 0, round(every * steps)),  # never 0 unless asked for
+        stretched_epoch=stretched,
+        total=total,
+        eval_every=max(every > 0, round(every * stretched)),  # never 0 unless asked for
         save_every=config.train.checkpoint_every_steps,
     )
+
+
+def _remarks(config: ConfigDict, plan: _Plan) -> list[str]:
+    """Lines on runs that are too short for what they are to learn."""
+    lines = []
+    if plan.total < FEW_STEPS:
+        lines.append(
+            f'{plan.total} steps are few: after less than {FEW_STEPS}, a detector finds next to '
+            'nothing. Set train.min_steps, or raise train.epochs'
+        )
+    if plan.total <= config.optim.min_warmup_steps:
+        lines.append(
+            f'optim.min_warmup_steps={config.optim.min_warmup_steps} is all of the {plan.total} '
+            'steps: the learning rate never reaches optim.learning_rate'
+        )
+    return lines
 
 
 def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: TrainState) -> None:
@@ -323,6 +357,13 @@ def _log_start(config: ConfigDict, experiment: Experiment, plan: _Plan, state: T
     for line in experiment.reports:
         logging.info('data: %s', line)
     optim.log_scaling(config.optim, config.train.batch_size)
+    if plan.stretched_epoch > plan.steps_per_epoch:
+        logging.info(
+            'train.min_steps=%d: %g epochs instead of %g, and the schedule with them',
+            *(plan.total, plan.total / plan.steps_per_epoch, config.train.epochs),
+        )
+    for line in _remarks(config, plan):
+        logging.warning('%s', line)
     logging.info(
         '%s parameters, %d images, %d steps of %d images on %d x %s',
         f'{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}',
@@ -335,7 +376,7 @@ def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
     """The latest checkpoint; else drawn weights, and those of train.init_from that fit."""
     parts = (experiment.model, optimizer, experiment.task.image_size)
     if checkpoints.latest_step is not None:
-        state = checkpoints.restore_latest(empty_state(*parts))
+        state = averaging.swapped(checkpoints.restore_latest(empty_state(*parts)))
         logging.info('continuing at step %d', int(state.step))
         return state
     state = create_state(*parts, config.seed)
@@ -347,4 +388,7 @@ def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
     logging.info('starting from step %d of %s:', step, config.train.init_from)
     for line in told.lines():
         logging.info('  %s', line)
-    return state.replace(**filled)
+    elsewhere = other_graph(config.model, config.train.init_from)
+    if elsewhere:
+        logging.warning('%s', elsewhere)
+    return averaging.restarted(state.replace(**filled))

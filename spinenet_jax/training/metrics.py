@@ -11,13 +11,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import logging
 from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 
 from spinenet_jax.errors import RunError
@@ -29,6 +29,7 @@ from spinenet_jax.files import (
     write_atomically,
 )
 from spinenet_jax.parallel import unreplicate
+from spinenet_jax.training.pictures import Picture
 
 FILE = 'metrics.jsonl'
 BAR = '{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
@@ -67,6 +68,11 @@ class MetricsLog:
             append_text(self._path, json.dumps(line) + '\n')
         if self._board is not None:
             self._board.write(step, values)
+
+    def write_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        """TensorBoard images of one evaluation, as they are in the files."""
+        if self._board is not None:
+            self._board.write_pictures(step, pictures)
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether a value whose name starts with `prefix` was written for `step` before."""
@@ -249,9 +255,34 @@ class _Board:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars of one step, flushed."""
+        self._write(step, [summary.scalar(name, value) for name, value in values.items()])
+
+    def write_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        """Images of one step, flushed; a tag an image, so that a slider goes through the steps."""
+        self._write(
+            step,
+            [
+                summary_pb2.Summary(
+                    value=[
+                        summary_pb2.Summary.Value(
+                            tag=f'pictures/{picture.image_id}',
+                            image=summary_pb2.Summary.Image(
+                                height=picture.size[0],
+                                width=picture.size[1],
+                                colorspace=3,  # RGB
+                                encoded_image_string=picture.jpeg,
+                            ),
+                        )
+                    ]
+                )
+                for picture in pictures
+            ],
+        )
+
+    def _write(self, step: int, summaries: Sequence[summary_pb2.Summary]) -> None:
         try:
-            for name, value in values.items():
-                self._event(step, summary=summary.scalar(name, value))
+            for one in summaries:
+                self._event(step, summary=one)
             self._writer.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._folder) from error

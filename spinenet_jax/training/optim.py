@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.training.averaging import moving_average
 
 
 def steps_per_epoch(image_count: int, batch_size: int) -> int:
@@ -26,7 +27,7 @@ def steps_per_epoch(image_count: int, batch_size: int) -> int:
 
 
 def learning_rate_schedule(
-    optim_config: ConfigDict, batch_size: int, steps_per_epoch: int, total_steps: int
+    optim_config: ConfigDict, batch_size: int, steps_per_epoch: float, total_steps: int
 ) -> optax.Schedule:
     """Linear warm-up, then steps down or a cosine to zero; a function of the optimizer step.
 
@@ -37,12 +38,14 @@ def learning_rate_schedule(
     'cosine': half a cosine whose phase counts from the end of warm-up (public implementations).
 
     batch_size: images in one optimizer step, over all devices.
+    steps_per_epoch: what the epochs of the config are multiplied by.
     Returns step (int) -> learning rate (float32), for 0 <= step < total_steps.
     Raises UserError for an unknown schedule name.
     """
     scale = batch_size / optim_config.learning_rate_batch
     base = optim_config.learning_rate * scale
     warmup_steps = round(optim_config.warmup_epochs * steps_per_epoch)
+    warmup_steps = max(warmup_steps, optim_config.min_warmup_steps)
     if optim_config.schedule == 'step':
         factors: dict[int, float] = {}
         for epoch in optim_config.decay_epochs:  # two may fall on one step: both count
@@ -96,4 +99,6 @@ def make_optimizer(
     if optim_config.clip_norm > 0:
         parts.append(optax.clip_by_global_norm(optim_config.clip_norm))
     parts.append(optax.sgd(schedule, momentum=optim_config.momentum, nesterov=False))
+    if optim_config.ema_decay > 0:
+        parts.append(moving_average(optim_config.ema_decay))
     return optax.chain(*parts)

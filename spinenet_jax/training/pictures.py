@@ -1,26 +1,44 @@
-"""Pictures of validation images with what the model finds in them, written at every evaluation."""
+"""Draws validation images at every evaluation: what is annotated beside what the model finds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from absl import logging
 
-from spinenet_jax.data.batch import Example, Source
+from spinenet_jax.data.batch import Example, Record, Source
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.tasks.task import Task
 from spinenet_jax.training.checkpoint import absolute
+from spinenet_jax.visualize import draw_detections, fit, tile
 
 MIN_SCORE = 0.3
 LONG_SIDE = 960  # pixels; smaller images are enlarged so that labels can be read
+
+TITLES = ('annotated', 'found')
 
 
 def pictured(images: int, count: int) -> list[int]:
     """Positions of up to `count` images of a source, spread evenly; always the same ones."""
     return np.linspace(0, images, min(count, images), endpoint=False).astype(int).tolist()
+
+
+class Picture(NamedTuple):
+    """A picture as a file holds it.
+
+    Attributes:
+      image_id: of the image, in the data set.
+      jpeg: the encoded picture.
+      size: its (height, width) in pixels.
+    """
+
+    image_id: int
+    jpeg: bytes
+    size: tuple[int, int]
 
 
 def write_pictures(
@@ -29,10 +47,11 @@ def write_pictures(
     task: Task,
     source: Source,
     examples: Mapping[int, Example],
-) -> None:
+) -> list[Picture]:
     """Write a JPEG for each example to workdir/pictures, if the task draws any.
 
-    An image that cannot be read is left out.
+    Where the source has boxes, they are drawn beside what was found. An image that cannot be read
+    is left out.
 
     Args:
       workdir: of the run.
@@ -40,9 +59,13 @@ def write_pictures(
       task: draws.
       source: of the images.
       examples: rows of predictions by position in the source.
+
+    Returns:
+      What was written.
     """
     folder = absolute(workdir) / 'pictures'
     names = {category.label: category.name for category in source.categories}
+    written = []
     for position, row in examples.items():
         try:
             record = source[position]
@@ -53,6 +76,17 @@ def write_pictures(
         drawn = task.picture(image, task.found(row), names, min_score=MIN_SCORE, side=LONG_SIDE)
         if drawn is None:
             continue
+        if 'boxes' in record:
+            drawn = tile([_truth(image, record, names), drawn], 2, LONG_SIDE, TITLES)
         folder.mkdir(parents=True, exist_ok=True)
         encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
         (folder / f'{step}_{record["image_id"]}.jpg').write_bytes(encoded)
+        written.append(Picture(record['image_id'], encoded, drawn.shape[:2]))
+    return written
+
+
+def _truth(image: np.ndarray, record: Record, names: Mapping[int, str]) -> np.ndarray:
+    """The image with the boxes that are annotated."""
+    image, boxes = fit(image, record['boxes'], LONG_SIDE)
+    labels = np.asarray(record['labels']).tolist()
+    return draw_detections(image, boxes, labels, names=[names.get(n, str(n)) for n in labels])

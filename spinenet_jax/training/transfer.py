@@ -1,7 +1,7 @@
 """Starts a new run from the weights of another where path and shape agree.
 
 Matching is by parameter path and shape; nothing is cut, padded or renamed. Reading the other
-run's file is left to checkpoint.py.
+run's weights is left to checkpoint.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import flax.traverse_util
 import numpy as np
+from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import DamagedFileError, absolute, read_json
+from spinenet_jax.models import graph as graphs
 
 NAMES_SHOWN = 6
 
@@ -68,6 +71,35 @@ def transfer(
     taken = {path: np.asarray(old[path], np.asarray(new[path]).dtype) for path in loaded}
     filled = flax.traverse_util.unflatten_dict({**new, **taken}, sep='/')
     return {**target, **filled}, report
+
+
+def other_graph(model_config: ConfigDict, where: str) -> str:
+    """A line where the weights of a run are of another graph than the model's; '' if they are not.
+
+    Paths have the numbers of blocks in them, so that a block takes the weights of the one with its
+    number, which may sit at another level or have other parents.
+
+    Args:
+      model_config: of the new run.
+      where: workdir of the run that the weights are from, or one of its checkpoints.
+    """
+    folder = absolute(where)
+    folder = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
+    try:
+        saved = (read_json(folder / 'config.json') or {})['model']
+        if {saved['backbone'], model_config.backbone} != {'spinenet'}:
+            return ''
+        theirs, ours = graphs.load(saved['graph']), graphs.load(model_config.graph)
+    except (DamagedFileError, KeyError, TypeError, UserError):
+        return ''  # nothing is known of that run's graph
+    if (theirs.stem, theirs.blocks) == (ours.stem, ours.blocks):
+        return ''
+    same = sum(a[:3] == b[:3] for a, b in zip(theirs.blocks, ours.blocks, strict=False))
+    return (
+        f'train.init_from={where} is of another graph: {len(ours.blocks) - same} of '
+        f'{len(ours.blocks)} blocks have another level, kind or parents there. A block starts from '
+        'the weights of the one with its number, or anew where they do not fit'
+    )
 
 
 def _line(what: str, names: list[str], name_them: bool) -> str:

@@ -9,6 +9,7 @@ from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.training.metrics import MetricsLog
 from spinenet_jax.training.pictures import pictured, write_pictures
 
 ROWS = Rows(Augmentation((64, 64), 1.0, 1.0, False, 4), WholeImage((64, 64)))
@@ -58,6 +59,30 @@ def test_draws_what_is_sure_and_skips_what_cannot_be_read(tmp_path):
     # At 12 times its size, the frame's left edge is at x 120.
     assert np.abs(with_box[200:300, 121].astype(int) - 100).max() > 50
     assert np.abs(with_box[200:300, 400].astype(int) - 100).max() < 5
+
+
+class Annotated(Photos):
+    """A box at (x 40..60, y 20..30) of each."""
+
+    def __getitem__(self, n):
+        boxes = np.array([[20, 40, 30, 60]], np.float32)
+        return {**super().__getitem__(n), 'boxes': boxes, 'labels': np.array([1])}
+
+
+def test_ground_truth_is_drawn_beside_what_is_found_and_reaches_tensorboard(tmp_path):
+    """Left the annotated image, enlarged 12 times, 8 pixels from the edge and below the titles."""
+    (picture,) = write_pictures(tmp_path, 5, TASK, Annotated(tmp_path), {1: row(0.9)})
+    drawn = cv2.imread(str(tmp_path / 'pictures' / '5_11.jpg'))
+    assert drawn.shape[:2] == picture.size and drawn.shape[1] == 3 * 8 + 2 * 960
+    left, right = (np.abs(drawn[260:500, x : x + 960].astype(int) - 100) > 50 for x in (8, 976))
+    assert left[50, 481].any() and not left[50, 122].any()
+    assert right[50, 121].any() and not right[50, 482].any()
+    log = MetricsLog(tmp_path, 0)
+    log.write_pictures(5, [picture])
+    log.close()
+    (events,) = tmp_path.glob('events*')
+    content = events.read_bytes()
+    assert picture.jpeg in content and b'pictures/11' in content
 
 
 def test_a_classifier_draws_nothing(tmp_path):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from configs import common
 from spinenet_jax.errors import UserError
-from spinenet_jax.training.transfer import transfer
+from spinenet_jax.models import graph
+from spinenet_jax.training.transfer import other_graph, transfer
 
 
 def weights(classes, value, name='predict'):
@@ -61,3 +63,32 @@ def test_dtype_of_the_new_model_stays():
     old = {'params': {'a': np.ones(2, np.float64)}, 'batch_stats': {}}
     filled, _ = transfer({'params': {'a': np.zeros(2, np.float32)}, 'batch_stats': {}}, old, 'x')
     assert filled['params']['a'].dtype == np.float32
+
+
+def run_of(folder, **model):
+    config = common.get_config()
+    config.model.update(model)
+    (folder / 'config.json').write_text(config.to_json())
+    return str(folder)
+
+
+def test_weights_of_another_graph_are_warned_of(tmp_path):
+    """Block 3 of SpineNet-49, moved from level 4 to 5, is the only one that differs."""
+    moved = graph.to_text(graph.load('spinenet49')).replace('4R 0,1', '5R 0,1')
+    run = run_of(tmp_path, graph=moved)
+    line = other_graph(common.get_config().model, run)
+    assert line.startswith(f'train.init_from={run} is of another graph: 1 of 15 blocks')
+    assert '\n' not in line
+    assert other_graph(common.get_config().model, f'{run}/checkpoints/4') == line.replace(
+        run, f'{run}/checkpoints/4'
+    )
+
+
+def test_the_same_graph_is_not_whatever_it_is_called(tmp_path):
+    model = common.get_config().model
+    assert other_graph(model, run_of(tmp_path)) == ''
+    assert other_graph(model, run_of(tmp_path, graph=graph.to_text(graph.load(model.graph)))) == ''
+    assert other_graph(model, run_of(tmp_path, backbone='resnet_fpn')) == ''
+    (tmp_path / 'config.json').write_text('{')
+    assert other_graph(model, str(tmp_path)) == ''
+    assert other_graph(model, str(tmp_path / 'missing')) == ''
