@@ -65,19 +65,28 @@ def assign_random(
     model: dict,
     draw: Callable[..., np.ndarray] = cases.region_weight,
 ) -> dict[str, tf.Variable]:
-    """Give every variable what `draw` (path, our shape) gives; returns {our path: variable}."""
+    """Give every variable what `draw` (path, our shape) gives; returns `variables`."""
+    named = variables(network, model)
+    for path, variable in named.items():
+        shape = np.empty(variable.shape)
+        shape = in_their_order(path, shape).shape  # its own inverse
+        variable.assign(in_their_order(path, draw(path, shape)))
+    return named
+
+
+def in_their_order(path: str, value: np.ndarray) -> np.ndarray:
+    """An array of ours with TensorFlow's order of axes, or the other way round."""
+    upsample = path == 'params/mask_head/upsample/kernel'  # TensorFlow: outputs, then inputs
+    return value.swapaxes(2, 3) if upsample else value
+
+
+def variables(network: tf_keras.Model, model: dict) -> dict[str, tf.Variable]:
+    """{our path: variable} of every variable of the model."""
     heads = tf_names.RegionHeads(
         model['rpn_convs'], model['head_convs'], len(network.detection_head)
     )
     architecture = tf_names.Architecture(model['block_repeats'], 0, regions=heads)
-    named = garden.named_variables(network, list(_keyed(network)), architecture)
-    for path, variable in named.items():
-        shape = tuple(variable.shape)
-        if path == 'params/mask_head/upsample/kernel':  # TensorFlow: outputs, then inputs
-            variable.assign(draw(path, (*shape[:2], shape[3], shape[2])).swapaxes(2, 3))
-        else:
-            variable.assign(draw(path, shape))
-    return named
+    return garden.named_variables(network, list(_keyed(network)), architecture)
 
 
 def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:

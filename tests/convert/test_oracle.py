@@ -205,6 +205,27 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
         np.testing.assert_array_equal(back[path], value, err_msg=path)
 
 
+@pytest.mark.parametrize('cascade', [False, True])
+def test_our_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_path):
+    """A workdir of ours, written as TF2 by the Garden's model; back: equal bytes."""
+    model, size = {**cases.MASK_RCNN, 'cascade': cascade, 'head_channels': 24}, (128, 128)
+    module = build_model(golden.model_config(model), task='instance_segmentation', axis_name=None)
+    arrays = flatten_dict(golden.random_variables(module, size), sep='/')
+    config = common.get_config()
+    config.task = 'instance_segmentation'
+    config.model.update(model)
+    config.data.image_size = size
+    workdir.write(tmp_path / 'run', config, arrays, 5)
+    script = str(ROOT / 'tools' / 'convert_checkpoint.py')
+    flags = (f'--source={tmp_path}/run', f'--workdir={tmp_path}/tf2', '--to=tf2')
+    print(run(sys.executable, script, *flags, SPINENET_ORACLE_PYTHON=oracle))
+    run(sys.executable, script, f'--source={tmp_path}/tf2', f'--workdir={tmp_path}/back')
+    back = flatten_dict(load_model(tmp_path / 'back')[0], sep='/')
+    assert back.keys() == arrays.keys()
+    for path, value in arrays.items():
+        np.testing.assert_array_equal(back[path], value, err_msg=path)
+
+
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
     """The cheap stages, made again."""
     stages = ('anchors', 'matching', 'losses', 'detection', 'decoding', 'preprocessing')
