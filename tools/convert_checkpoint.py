@@ -15,8 +15,8 @@ numbers were measured.
 
     python tools/convert_checkpoint.py --to=tf2 --source=runs/49 --workdir=out/49-tf2
 
-writes a TF2 checkpoint for the Model Garden's RetinaNet; this needs the environment that
-tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
+writes a TF2 checkpoint for the Model Garden's RetinaNet or Mask R-CNN; this needs the environment
+that tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
 """
 
 from __future__ import annotations
@@ -155,9 +155,10 @@ def to_tf2(source: str, target: pathlib.Path, scratch: pathlib.Path) -> None:
     _run_oracle(str(weights), str(settings), str(prefix))
     note = f'model_checkpoint_path: "{prefix.name}"\nall_model_checkpoint_paths: "{prefix.name}"\n'
     (target / 'checkpoint').write_text(note)
+    kind = 'RetinaNet' if trained.model['task'] == 'detection' else 'Mask R-CNN'
     print(
         f'wrote {prefix} from checkpoint {trained.step}: load it with '
-        'tf.train.Checkpoint(**model.checkpoint_items).read(...) into a RetinaNet with '
+        f'tf.train.Checkpoint(**model.checkpoint_items).read(...) into a {kind} with '
         f'norm_epsilon={trained.model["bn_epsilon"]:g}, activation={trained.model["activation"]}'
     )
 
