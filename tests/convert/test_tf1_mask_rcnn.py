@@ -12,14 +12,17 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from spinenet_jax.convert import tf_checkpoint, weights
+from configs import common
+from spinenet_jax.convert import tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import tf1_names
+from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.ops.region_losses import Normalisation
 from spinenet_jax.ops.sampling import AnchorSample, Regions
+from spinenet_jax.tasks.build import build_task
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from tests import tf1
 from tests.convert import golden
@@ -99,6 +102,21 @@ def test_every_variable_has_its_place(name, request):
     assert found.task == 'instance_segmentation'
     assert found.settings == {**SETTINGS, 'cascade': name == 'cascade'}
     assert len(arrays) == len(tf1_names(found.architecture))
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
+def test_the_config_it_gets_decodes_as_tf1(name, request):
+    found = request.getfixturevalue(name)[0]
+    base = common.get_config()
+    base.task = 'instance_segmentation'
+    base.model.update({key: found.settings[key] for key in ('width', 'resample_alpha')})
+    config = workdir.fit_config(base, found, 'golden')
+    task = build_task(config)
+    assert task.eval_proposals.inclusive and not task.train_proposals.inclusive
+    assert task.cascade == (name == 'cascade')
+    base.task = 'detection'
+    with pytest.raises(UserError, match="has task='detection', but golden holds a model of"):
+        workdir.fit_config(base, found, 'golden')
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
