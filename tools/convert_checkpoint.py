@@ -15,8 +15,8 @@ numbers were measured.
 
     python tools/convert_checkpoint.py --to=tf2 --source=runs/49 --workdir=out/49-tf2
 
-writes a TF2 checkpoint for the Model Garden's RetinaNet or Mask R-CNN; this needs the environment that
-tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
+writes a TF2 checkpoint for the Model Garden's RetinaNet or Mask R-CNN; this needs the environment
+that tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
 """
 
 from __future__ import annotations
