@@ -298,6 +298,11 @@ TABLE: dict[str, Field | dict[str, Field]] = {
     'eval': {
         'batch_size': Field(32, whole(1), 'images a step, over all devices'),
         'score_threshold': Field(0.05, number(0, 1, below=True), 'detections score more'),
+        'soft_nms_sigma': Field(
+            0.0,
+            number(0, 100),
+            'of Soft-NMS, whose paper has 0.5, in place of nms_iou; 0: off',
+        ),
         'nms_iou': Field(0.5, number(0, 1), 'largest overlap of two detections of a class'),
         'max_candidates': Field(5000, whole(1), 'of a class, before suppression'),
         'max_detections': Field(100, whole(1, 10_000), 'of an image'),

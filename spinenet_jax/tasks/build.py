@@ -95,4 +95,5 @@ def _rules(config: ConfigDict) -> Rules:
         candidates=config.eval.max_candidates,
         detections=config.eval.max_detections,
         first_class=1,  # 0 is background
+        soft_sigma=config.eval.soft_nms_sigma,
     )

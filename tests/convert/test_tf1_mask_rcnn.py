@@ -281,7 +281,8 @@ def test_gradients_equal_the_originals(step, mask_rcnn):
     """Of every variable with frozen norms; with batch statistics those of the heads.
 
     Through batch statistics of two pictures, TF1's gradients of the stem's first block, 4 channels
-    wide, differ from ours by up to a fifth; the rest of the backbone follows within a few percent.
+    wide, differ from ours by up to a third, and elsewhere in the backbone by up to 4%. Ours do not
+    change in float64 (by 1e-5) nor under noise on the pictures (1e-3); the reason is not known.
     """
     stored, gradient, _ = step
     found = mask_rcnn[0]
@@ -304,7 +305,7 @@ def test_gradients_equal_the_originals(step, mask_rcnn):
         theirs = weights._in_our_order(paths[name], stored[key], 'tf1')
         tolerance = 1e-3 * np.abs(theirs).max()
         np.testing.assert_allclose(ours[paths[name]], theirs, rtol=0, atol=tolerance, err_msg=name)
-    norm = np.sqrt(sum(np.sum(np.square(x)) for x in ours.values()))
+    norm = np.sqrt(sum(np.sum(np.square(ours[paths[name]])) for name in names))
     np.testing.assert_allclose(norm, stored['gradient_global_norm'], rtol=1e-3 if frozen else 2e-2)
 
 
