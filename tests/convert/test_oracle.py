@@ -145,6 +145,7 @@ def test_a_tf2_mask_rcnn_converted_gives_the_model_gardens_outputs(oracle, tmp_p
     written = {key: config.model[key] for key in cases.FULL_MASK_RCNN}
     assert written == cases.FULL_MASK_RCNN
     config.data.image_size = (side, side)
+    config.model.dtype = 'float32'  # the published protocols train in bfloat16
     task, module = build_task(config), build_task_model(config, axis_name=None)
     with np.load(tmp_path / 'outputs.npz') as stored:
         theirs = dict(stored)
