@@ -19,6 +19,8 @@ def model_config(**changes):
             'endpoint_channels': 16,
             'head_channels': 16,
             'head_convs': 1,
+            'separable_heads': False,
+            'squeeze_gate': 'sigmoid',
             'num_classes': 5,
             'anchor_size': 3.0,
             'min_level': 3,
