@@ -1,15 +1,19 @@
-"""A narrow SpineNet RetinaNet on the embedded data set of handwritten digits.
+"""A narrow SpineNet on the embedded data set of handwritten digits: RetinaNet, or Mask R-CNN.
 
 python train.py --config=configs/digits.py --workdir=runs/digits
+python train.py --config=configs/digits.py:masks --workdir=runs/masks
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
+from spinenet_jax.errors import UserError
 
 
-def get_config() -> ConfigDict:
-    """A quarter of SpineNet-49's width, for two CPU cores."""
+def get_config(argument: str = 'boxes') -> ConfigDict:
+    """A quarter of SpineNet-49's width, for two CPU cores; 'boxes' or 'masks'."""
+    if argument not in ('boxes', 'masks'):
+        raise UserError(f"configs/digits.py:{argument}: the argument is 'boxes' or 'masks'")
     config = common.get_config()
 
     config.model.width = 0.25
@@ -44,4 +48,15 @@ def get_config() -> ConfigDict:
 
     config.eval.batch_size = 20
     config.eval.max_candidates = 500
+    if argument == 'masks':
+        _set_masks(config)
     return config
+
+
+def _set_masks(config: ConfigDict) -> None:
+    """Mask R-CNN with few regions: a scene has one to five digits."""
+    config.task = 'instance_segmentation'
+    config.model.hidden_channels = 128
+    config.train.max_proposals = 100
+    config.train.regions = 32
+    config.eval.max_proposals = 100

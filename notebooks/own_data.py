@@ -146,5 +146,17 @@ for n in worst:
 notebook.show(pictures, columns=2, titles=('annotated', 'found'))
 
 # %% [markdown]
+# ## Take it with you
+#
+# From uint8 images to boxes in one file that needs JAX alone; SavedModel and TFLite are other values
+# of `--format` ([docs/export.md](../docs/export.md)). The file is run and compared with the model
+# before the folder appears.
+
+# %%
+# !python -c "import flatbuffers" 2> /dev/null || pip install -q flatbuffers
+# !test -d exported || python export.py --workdir=runs/mine --format=stablehlo --platforms=cpu --output=exported
+print(sorted(path.name for path in Path('exported').iterdir()))
+
+# %% [markdown]
 # Pictures of validation images at every evaluation are in `runs/mine/pictures`. On Colab, what is
 # not copied to a drive is lost with the session: keep `runs/mine`.

@@ -20,6 +20,7 @@ controller = 'evolution'  # @param ["ppo", "reinforce", "evolution", "random"]
 narrow = (
     '--config.candidate.data.image_size="(64,64)" --config.candidate.model.width=0.0625 '
     '--config.candidate.model.endpoint_channels=8 --config.candidate.model.head_channels=8 '
+    '--config.candidate.model.head_convs=1 '
     '--config.candidate.train.epochs=0.1 --config.candidate.eval.batch_size=50'
 )
 settings = f'--config.search.candidates=2 {narrow}' if small else '--config.search.candidates=20'

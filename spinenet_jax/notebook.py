@@ -1,4 +1,4 @@
-"""Follows a training run from a notebook with a live curve, and shows pictures there.
+"""Shares devices between a notebook and its scripts, follows a run by a live curve, shows pictures.
 
 Needs IPython and matplotlib, which every notebook has; nothing else in the package does.
 """
@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,33 @@ from spinenet_jax.visualize import tile
 
 LINES_KEPT = 20  # of a script's output, to show where it ends badly
 MAIN_METRICS = ('eval/AP', 'eval/top1')
+
+
+def prepare() -> None:
+    """Says what JAX runs on, and lets this kernel and the scripts that it starts share it.
+
+    To be called before anything else uses JAX. By default JAX takes most of a GPU's memory at once,
+    and a TPU belongs to one process: with a TPU, this kernel computes on the CPU, and leaves it to
+    the scripts.
+
+    Raises:
+      RunError: JAX does not start.
+    """
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
+    program = 'import jax; print(jax.default_backend(), jax.__version__, *jax.devices())'
+    # In a process of its own: to ask for the devices is to take them.
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+    if done.returncode:
+        raise RunError(f'JAX does not start: {(done.stderr.strip() or "?").splitlines()[-1]}')
+    backend, version, devices = done.stdout.strip().splitlines()[-1].split(' ', 2)
+    print(f'JAX {version} on {devices}')
+    if backend == 'tpu':
+        import jax
+
+        jax.config.update('jax_platforms', 'cpu')
+        print('scripts run on the TPU, this notebook on the CPU: a TPU belongs to one process')
+    if backend == 'cpu' and shutil.which('nvidia-smi'):
+        print('there is a GPU that JAX does not use: pip install "jax[cuda12]", then restart')
 
 
 def train(command: str, every_seconds: float = 5.0) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
+from jax import config as jax_config
 
 from spinenet_jax import inference, prediction
 from spinenet_jax.data.batch import NO_RECORD
@@ -206,7 +207,7 @@ def load(run: str | os.PathLike, checkpoint: str | int = 'best') -> Predictor:
     Raises:
       UserError: there is no run or checkpoint, or it is of another model than its config.
     """
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax_config.jax_compilation_cache_dir:
         use_compilation_cache()
     folder = absolute(run)
     settings = folder.parent.parent if folder.parent.name == 'checkpoints' else folder

@@ -138,7 +138,11 @@ def expectations() -> Legal:
 # protocol B); the model is SpineNet-49.
 TABLE: dict[str, Field | dict[str, Field]] = {
     'seed': Field(0, whole(0, 2**31 - 1), 'of weights, order of the data and augmentation'),
-    'task': Field('detection', choice('detection', 'classification'), 'what is learned'),
+    'task': Field(
+        'detection',
+        choice('detection', 'instance_segmentation', 'classification'),
+        'what is learned',
+    ),
     'model': {
         'backbone': Field('spinenet', choice('spinenet', 'resnet_fpn'), 'kind of backbone'),
         'graph': Field(
@@ -160,6 +164,15 @@ TABLE: dict[str, Field | dict[str, Field]] = {
             'sigmoid',
             choice('sigmoid', 'hard_sigmoid'),
             'of squeeze-and-excite; hard_sigmoid: as the Model Garden; mobile only',
+        ),
+        'hidden_channels': Field(
+            1024, whole(1, 2**16), "width of the box head's fully connected layer; masks only"
+        ),
+        'rpn_convs': Field(
+            1, whole(0, 100), 'convolutions of the region proposal network; masks only'
+        ),
+        'cascade': Field(
+            False, switch(), 'three box heads one after the other (Cascade R-CNN); masks only'
         ),
         'num_classes': Field(
             91, whole(0, 2**17), 'background, then labels from 1; 0: as many as the data has'
@@ -246,6 +259,18 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'label_smoothing': Field(
             0.0, number(0, 1, below=True), 'of the targets; classification only'
         ),
+        'max_proposals': Field(
+            1000, whole(1, 100_000), 'of an image, twice as many before suppression; masks only'
+        ),
+        'regions': Field(
+            512, whole(1, 100_000), 'of an image that the heads learn from; masks only'
+        ),
+        'loss_counts': Field(
+            'tf1',
+            choice('tf1', 'tf2'),
+            "tf2: what the Model Garden divides losses by, half of the proposals' score loss; "
+            'masks only',
+        ),
         'remat': Field(
             None,
             switch(undecided=True),
@@ -269,14 +294,30 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'momentum': Field(0.9, number(0, 1, below=True), 'of SGD'),
         'weight_decay': Field(4e-5, number(0, 1), 'of kernels only'),
         'clip_norm': Field(0.0, number(0, 1e6), 'largest norm of the gradient; 0: off'),
+        'ema_decay': Field(
+            0.0,
+            number(0, 1, below=True),
+            'of a moving average of the weights, which is evaluated and loaded; 0: off',
+        ),
         'accumulate_steps': Field(1, whole(1, 10_000), 'micro-batches that a batch is cut into'),
     },
     'eval': {
         'batch_size': Field(32, whole(1), 'images a step, over all devices'),
         'score_threshold': Field(0.05, number(0, 1, below=True), 'detections score more'),
+        'soft_nms_sigma': Field(
+            0.0,
+            number(0, 100),
+            'of Soft-NMS, whose paper has 0.5, in place of nms_iou; 0: off',
+        ),
         'nms_iou': Field(0.5, number(0, 1), 'largest overlap of two detections of a class'),
         'max_candidates': Field(5000, whole(1), 'of a class, before suppression'),
         'max_detections': Field(100, whole(1, 10_000), 'of an image'),
+        'max_proposals': Field(1000, whole(1, 100_000), 'of an image; masks only'),
+        'decode': Field(
+            'plain',
+            choice('plain', 'tf1'),
+            'tf1: boxes as the TF1 release decodes them, sides a pixel longer; masks only',
+        ),
         'pictures': Field(8, whole(0, 10_000), 'pictures with detections at every evaluation'),
         'expected': Field(
             ConfigDict(), expectations(), 'numbers that eval.py compares its own with'

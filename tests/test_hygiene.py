@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from configs import classification, common, retinanet
+from configs import classification, common, mask_rcnn, retinanet
 from spinenet_jax.data.build import SOURCES as SOURCES_OF_DATA
 from spinenet_jax.tasks.build import build_task, build_task_model
 
@@ -65,6 +65,8 @@ LIBRARY_PARTS = (
 )
 CONFIGS = [
     ('digits', None),
+    ('digits', 'masks'),
+    *(('mask_rcnn', argument) for argument in mask_rcnn.ARGUMENTS),
     *(('retinanet', f'{m}-{p}') for m in retinanet.MODELS for p in retinanet.PROTOCOLS),
     *(
         ('classification', f'{data}-{model}{best}')
@@ -274,10 +276,11 @@ def cheapest(config):
     """The config as it is traced: small images, and nothing that only repeats a layer."""
     config.data.image_size, config.model.num_classes = (64, 64), 11
     config.model.block_repeats, config.model.head_convs, config.model.depth = 1, 1, 50
+    config.model.rpn_convs = 1
     return config
 
 
-WIDTHS = ('width', 'resample_alpha', 'endpoint_channels', 'head_channels')
+WIDTHS = ('width', 'resample_alpha', 'endpoint_channels', 'head_channels', 'hidden_channels')
 
 
 def traced_once():

@@ -6,7 +6,9 @@ tools/run_notebooks.py runs them; .ci/run calls it.
 import ast
 import json
 import re
+import subprocess
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,6 +72,39 @@ def script(tmp_path):
     path = tmp_path / 'script.py'
     path.write_text(SCRIPT)
     return path
+
+
+def answer(monkeypatch, stdout, status=0):
+    """Lets the process that looks for devices print this."""
+    done = subprocess.CompletedProcess([], status, stdout, 'first\nlast: no device\n')
+    monkeypatch.setattr(notebook.subprocess, 'run', lambda *_, **__: done)
+
+
+def test_a_tpu_is_left_to_the_scripts(monkeypatch, capsys):
+    before = jax.config.jax_platforms
+    answer(monkeypatch, 'some warning\ntpu 0.10.2 TPU_0 TPU_1\n')
+    try:
+        notebook.prepare()
+        assert jax.config.jax_platforms == 'cpu'
+    finally:
+        jax.config.update('jax_platforms', before)
+    assert capsys.readouterr().out.startswith('JAX 0.10.2 on TPU_0 TPU_1\nscripts run on the TPU')
+
+
+def test_a_gpu_that_is_not_used_is_told_of(monkeypatch, capsys):
+    answer(monkeypatch, 'cpu 0.10.2 TFRT_CPU_0\n')
+    monkeypatch.setattr(notebook.shutil, 'which', lambda name: f'/usr/bin/{name}')
+    notebook.prepare()
+    assert 'pip install "jax[cuda12]"' in capsys.readouterr().out
+    answer(monkeypatch, 'cuda 0.10.2 CudaDevice(id=0)\n')
+    notebook.prepare()
+    assert capsys.readouterr().out == 'JAX 0.10.2 on CudaDevice(id=0)\n'
+
+
+def test_jax_that_does_not_start_is_one_line(monkeypatch):
+    answer(monkeypatch, '', status=1)
+    with pytest.raises(RunError, match='JAX does not start: last: no device'):
+        notebook.prepare()
 
 
 def test_a_run_is_followed_to_its_end(script, tmp_path, capsys):

@@ -6,15 +6,17 @@
 
 --source is a checkpoint's prefix, its directory or the .tar.gz of it; TF1 (tensorflow/tpu) and TF2
 (Model Garden) are told apart by their contents, and so are the model's sizes. What a checkpoint
-does not say is the activation (swish in the Garden and in all best published models, relu in the
-350-epoch ones) and the size of the anchors (4 cells for the published 143 and 190, else 3): they
-are those of --config=configs/retinanet.py:49-B, or of the published model of the same sizes with
-swish; --activation decides instead.
+does not say is the activation (swish in the Garden's RetinaNet and in all best published models,
+relu in the 350-epoch ones and in Mask R-CNN but for 190) and the size of the anchors (4 cells for
+the published RetinaNets 143 and 190, 5 for Mask R-CNN 190, else 3): they are those of
+--config=configs/retinanet.py:49-B, or of the published model of the same sizes, RetinaNets with
+swish; --activation decides instead. A TF1 Mask R-CNN gets eval.decode=tf1, with which published
+numbers were measured.
 
     python tools/convert_checkpoint.py --to=tf2 --source=runs/49 --workdir=out/49-tf2
 
-writes a TF2 checkpoint for the Model Garden's RetinaNet; this needs the environment that
-tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
+writes a TF2 checkpoint for the Model Garden's RetinaNet or Mask R-CNN; this needs the environment
+that tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
 """
 
 from __future__ import annotations
@@ -107,13 +109,20 @@ def from_tensorflow(scratch: pathlib.Path) -> None:
 
 def published_config(found: Recognised) -> ConfigDict:
     """The settings of the published model of these sizes; `common`'s where there is none."""
-    from configs import common, retinanet
+    from configs import common, mask_rcnn, retinanet
 
+    masks = found.task == 'instance_segmentation'
+    if found.name and masks:
+        one_stage = 'C' if found.name == '190' else 'B'
+        variant = 'cascade' if found.settings['cascade'] else one_stage
+        return mask_rcnn.get_config(f'{found.name}-{variant}')
     if found.name and found.task != 'classification':
         return retinanet.get_config(f'{found.name}-C')
     config = common.get_config()
     config.model.update(found.settings)
-    config.model.activation = 'swish'
+    config.model.activation = 'relu' if masks else 'swish'
+    if masks:
+        config.task = found.task
     if found.task == 'classification':
         config.task = 'classification'
         config.data.image_size = (CLASSIFICATION_SIDE, CLASSIFICATION_SIDE)
@@ -146,9 +155,10 @@ def to_tf2(source: str, target: pathlib.Path, scratch: pathlib.Path) -> None:
     _run_oracle(str(weights), str(settings), str(prefix))
     note = f'model_checkpoint_path: "{prefix.name}"\nall_model_checkpoint_paths: "{prefix.name}"\n'
     (target / 'checkpoint').write_text(note)
+    kind = 'RetinaNet' if trained.model['task'] == 'detection' else 'Mask R-CNN'
     print(
         f'wrote {prefix} from checkpoint {trained.step}: load it with '
-        'tf.train.Checkpoint(**model.checkpoint_items).read(...) into a RetinaNet with '
+        f'tf.train.Checkpoint(**model.checkpoint_items).read(...) into a {kind} with '
         f'norm_epsilon={trained.model["bn_epsilon"]:g}, activation={trained.model["activation"]}'
     )
 

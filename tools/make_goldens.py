@@ -18,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np
 import oracle_cases as cases
 import oracle_garden as garden
+import oracle_regions as regions
 import tensorflow as tf
 import tf_keras
 from official.vision.dataloaders import retinanet_input
@@ -266,6 +267,29 @@ def tf2_beta() -> Arrays:
     return result
 
 
+def tf2_mask_rcnn() -> Arrays:
+    """Every stage of Mask R-CNN at inference, and a training pass."""
+    return _regions(cases.MASK_RCNN)
+
+
+def tf2_cascade() -> Arrays:
+    """The same of its cascade."""
+    return _regions({**cases.MASK_RCNN, 'cascade': True})
+
+
+def _regions(model: dict) -> Arrays:
+    """'detect/...' and 'train/...'."""
+    size = cases.MASK_RCNN_SIZE
+    _, network = regions.build(model, size)
+    regions.assign_random(network, model)
+    images = cases.normalised(cases.images('mask_rcnn', 1, size))
+    result = {f'detect/{key}': value for key, value in regions.detect(network, images).items()}
+    decay = cases.TRAINING_SGD['weight_decay']
+    task, network = regions.build(model, cases.MASK_RCNN_TRAINING['size'], decay)
+    named = regions.assign_random(network, model)
+    return result | {f'train/{k}': v for k, v in regions.train(task, network, named).items()}
+
+
 STAGES = (
     backbone,
     anchors,
@@ -276,6 +300,8 @@ STAGES = (
     decoding,
     preprocessing,
     tf2_beta,
+    tf2_mask_rcnn,
+    tf2_cascade,
 )
 
 

@@ -55,6 +55,12 @@ GARDEN_DETECTORS = (
     Published('96-C', '48.5', 'spinenet-96-i1024'),
     Published('143-C', '50.0', 'spinenet-143-i1280'),
 )
+MASK_DETECTORS = (
+    Published('49-B', '42.8 / 37.8', 'spinenet-49'),
+    Published('96-B', '46.8 / 41.2', 'spinenet-96'),
+    Published('143-B', '48.7 / 42.6', 'spinenet-143'),
+    Published('190-C', '52.0 / 45.9', 'spinenet-190'),
+)
 CLASSIFIERS = (
     Published('imagenet-49', '77.0 / 93.3', 'spinenet-49-imagenet'),
     Published('imagenet-96', '78.2 / 94.0', 'spinenet-96-imagenet'),
@@ -67,6 +73,13 @@ CLASSIFIERS = (
 TABLES = (
     Table('RetinaNet on COCO', 'AP', 'retinanet', f'{TF1_BUCKET}/retinanet', DETECTORS),
     Table('RetinaNet on COCO, TF2', 'AP', 'retinanet', TF2_BUCKET, GARDEN_DETECTORS),
+    Table(
+        'Mask R-CNN on COCO',
+        'box AP / mask AP',
+        'mask_rcnn',
+        f'{TF1_BUCKET}/maskrcnn',
+        MASK_DETECTORS,
+    ),
     Table(
         'ImageNet',
         'top-1 / top-5',
@@ -83,8 +96,9 @@ How to read this page. *Published* is what the TF1 model zoo reports, in the tab
 Model Garden's README does: COCO AP on val2017, or ImageNet top-1 / top-5, in percent. *Ours* is
 what `eval.py` printed for the converted checkpoint; *not run* means that nobody has run it, not
 that it fails. Parameters (trainable) and multiply-adds (one image) are counted from our traced
-model with the classes of the checkpoint, 91 or 1,001 with background. What stands between a
-published number and ours is in [differences.md](differences.md); the stages that were compared
+model with the classes of the checkpoint, 91 or 1,001 with background; Mask R-CNN's with 1,000
+proposals and 100 masks. What stands between a published number and ours is in
+[differences.md](differences.md); the stages that were compared
 number by number are the tests in `tests/convert/`. The released 49S checkpoints may have 256
 channels at their endpoints, as the zoo's size of 11.9 M says; the conversion sees it. The Garden's
 checkpoints are of its beta, which names variables otherwise than today's Garden; either layout is

@@ -8,7 +8,6 @@ shows the devices. REPOSITORY is where Colab finds them; change it in a fork.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -33,16 +32,15 @@ if 'google.colab' in sys.modules:
 elif os.path.basename(os.getcwd()) == 'notebooks':
     %cd -q .."""
 CHECK = """\
-import shutil, jax
+from spinenet_jax import notebook
 
-print(f'JAX {jax.__version__} on {jax.devices()}')
-if shutil.which('nvidia-smi') and jax.default_backend() == 'cpu':
-    print('There is a GPU, and JAX does not use it: pip install "jax[cuda12]", then restart.')"""
+notebook.prepare()"""
 
 
 def notebook(source: Path) -> str:
     """The .ipynb of a percent script, as text; equal sources give equal text."""
     import jupytext
+    import nbformat
     from nbformat.v4 import new_code_cell
 
     book = jupytext.reads(source.read_text(encoding='utf-8'), fmt='py:percent')
@@ -64,7 +62,7 @@ def notebook(source: Path) -> str:
         'language_info': {'name': 'python'},
     }
     book.nbformat, book.nbformat_minor = 4, 5
-    return json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+    return nbformat.writes(book).rstrip('\n') + '\n'
 
 
 def stale() -> list[str]:

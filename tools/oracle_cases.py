@@ -35,6 +35,17 @@ ANCHORS = (((128, 256), 3.0), ((128, 128), 4.0))
 TRAINING = {**NARROW, 'activation': 'swish'}
 TRAINING_SIZE, TRAINING_BATCH, TRAINING_STEPS = (256, 256), 8, 10
 TRAINING_SGD = {'learning_rate': 1e-4, 'momentum': 0.9, 'weight_decay': 1e-3}
+# Mask R-CNN and its cascade, with few regions, so that goldens stay small.
+MASK_RCNN = {
+    **NARROW,
+    'activation': 'swish',
+    'hidden_channels': 32,
+    'rpn_convs': 1,
+    'cascade': False,
+}
+MASK_RCNN_SIZE, MASK_RCNN_TRAINING = (128, 256), {'size': (256, 256), 'batch': 4}
+PROPOSALS = {'candidates': 200, 'proposals': 100}  # in training twice as many candidates
+REGIONS, TRAINED_MASKS, ANCHORS_DRAWN, MASKS_STORED = 32, 8, 64, 16
 # Of the Garden's beta layout the whole checkpoint is stored, so the model is as narrow as it gets.
 BETA = {
     **NARROW,
@@ -74,6 +85,15 @@ FULL = {  # the published sizes
         'activation': 'swish',
         'anchor_size': 4.0,
     },
+}
+
+
+FULL_MASK_RCNN = {  # the published sizes; relu makes random outputs ill-conditioned
+    **NARROW,
+    **FULL['49'],
+    'hidden_channels': 1024,
+    'rpn_convs': 1,
+    'cascade': False,
 }
 
 
@@ -120,6 +140,48 @@ def training_weight(path: str, shape: tuple[int, ...]) -> np.ndarray:
     value = generator(path).uniform(0.7, 1.1, shape)
     last = re.search(r'block\d+_\d/norm3/|/block[3689]_\d/norm2/', path)
     return (value * (0.2 if last else 1.0)).astype(np.float32)
+
+
+def region_weight(path: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """As `training_weight`, with scores far from 0 and 1 and proposals near their anchors.
+
+    For Mask R-CNN; scores that are equal to the last bit would be ordered by rounding.
+
+    `shape` is that of our parameters, also of the transposed convolution, whose inputs TensorFlow
+    puts last.
+    """
+    value = weight(path, shape, seed)
+    if path.endswith('/scale'):
+        value = generator(path, seed).uniform(0.7, 1.1, shape)
+        last = re.search(r'block\d+_\d/norm3/|/block[3689]_\d/norm2/', path)
+        value = (value * (0.2 if last else 1.0)).astype(np.float32)
+    damped = re.search(r'(proposal_head/(score|box)|box_heads_\d/class)/kernel$', path)
+    return value * np.float32(0.1 if damped else 1.0)
+
+
+def mask_rcnn_batch() -> dict[str, np.ndarray]:
+    """A training batch as the input pipeline makes it: an image has one to four objects."""
+    size, batch = MASK_RCNN_TRAINING['size'], MASK_RCNN_TRAINING['batch']
+    rows, classes = 5, MASK_RCNN['num_classes']
+    result = {
+        'image': images('mask_rcnn training', batch, size),
+        'content_size': np.tile(np.array(size, np.int32), (batch, 1)),
+        'boxes': np.zeros((batch, rows, 4), np.float32),
+        'labels': np.zeros((batch, rows), np.int32),
+        'valid': np.zeros((batch, rows), bool),
+        'masks': np.zeros((batch, rows, 112, 112), np.uint8),
+    }
+    y, x = np.mgrid[:112, :112] / 55.5 - 1
+    for image in range(batch):
+        count = 1 + image
+        found = boxes(f'mask_rcnn {image}', count, size, classes, square=True)
+        result['boxes'][image, :count], result['labels'][image, :count] = found
+        result['valid'][image, :count] = True
+        for n in range(count):  # a half of an ellipse, another one for each object, soft edges
+            distance = 1.2 - (y - 0.2 * n) ** 2 - (x + 0.1 * image) ** 2 - 0.3 * x * y
+            result['masks'][image, n] = np.clip(127 + 600 * distance, 0, 255)
+    result['has_mask'] = result['valid'].copy()
+    return result
 
 
 def pack(values: np.ndarray) -> np.ndarray:

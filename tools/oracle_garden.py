@@ -19,6 +19,7 @@ import numpy as np
 import oracle_cases as cases
 import tensorflow as tf
 import tf_keras
+from official.vision.configs import common
 from official.vision.configs import retinanet as garden_config
 from official.vision.modeling import factory
 from official.vision.modeling.backbones import spinenet
@@ -65,8 +66,21 @@ def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list
     config.losses.l2_weight_decay = weight_decay
     regularizer = tf_keras.regularizers.l2(weight_decay / 2.0) if weight_decay else None
     specs = tf_keras.layers.InputSpec(shape=[None, *size, 3])
-    norm = config.model.norm_activation
-    backbone = spinenet.SpineNet(
+    backbone = build_backbone(model, specs, blocks, regularizer, config.model.norm_activation)
+    network = factory.build_retinanet(specs, config.model, regularizer, backbone=backbone)
+    network(tf.zeros([1, *size, 3]), training=True)  # the head has no variables before
+    return garden_task.RetinaNetTask(config), network
+
+
+def build_backbone(
+    model: dict,
+    specs: tf_keras.layers.InputSpec,
+    blocks: list,
+    regularizer: tf_keras.regularizers.Regularizer | None,
+    norm: common.NormActivation,
+) -> tf_keras.Model:
+    """The SpineNet of `model` from block specs."""
+    return spinenet.SpineNet(
         input_specs=specs,
         block_specs=spinenet.build_block_specs(blocks),
         endpoints_num_filters=model['endpoint_channels'],
@@ -79,17 +93,22 @@ def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list
         norm_momentum=norm.norm_momentum,
         norm_epsilon=norm.norm_epsilon,
     )
-    network = factory.build_retinanet(specs, config.model, regularizer, backbone=backbone)
-    network(tf.zeros([1, *size, 3]), training=True)  # the head has no variables before
-    return garden_task.RetinaNetTask(config), network
 
 
 def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[str, tf.Variable]:
     """{our path: variable} of every variable of the model."""
-    found = list(_keyed(network))
     architecture = tf_names.Architecture(
         model['block_repeats'], model['head_convs'], counts_p2=not beta
     )
+    return named_variables(network, list(_keyed(network)), architecture)
+
+
+def named_variables(
+    network: tf_keras.Model,
+    found: list[tuple[str, tf.Variable]],
+    architecture: tf_names.Architecture,
+) -> dict[str, tf.Variable]:
+    """{our path: variable} of variables with their keys; an error if the model has more."""
     ours = {name: path for path, name in tf_names.tf2_names(architecture).items()}
     names = tf_names.tf2_canonical((key, v.name.removesuffix(':0')) for key, v in found)
     result = {ours[name]: variable for name, (_, variable) in zip(names, found, strict=True)}
@@ -100,19 +119,7 @@ def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[
 
 def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
     """Each variable with a key like that of its checkpoint."""
-
-    def leaves(key: str, layer: tf_keras.layers.Layer) -> Iterator[tuple[str, tf.Variable]]:
-        for variable in layer.variables:
-            yield f'{key}/{variable.name.removesuffix(":0").rsplit("/", 1)[1]}', variable
-
-    for layer in network.backbone.layers:
-        attributes = ('_shortcut', '_conv1', '_conv2', '_conv3')
-        attributes += ('_norm0', '_norm1', '_norm2', '_norm3')
-        parts = {name: getattr(layer, name) for name in attributes if hasattr(layer, name)}
-        for name, part in parts.items():
-            yield from leaves(f'layer_with_weights-0/{name}', part)
-        if not parts:
-            yield from leaves('layer_with_weights-0', layer)
+    yield from backbone_keyed(network)
     head = network.head
     for kind in ('cls', 'box'):
         for j, conv in enumerate(getattr(head, f'_{kind}_convs')):
@@ -122,6 +129,24 @@ def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
                 yield from leaves(f'head/_{kind}_norms/{place}/{j}', norm)
     yield from leaves('head/_classifier', head._classifier)
     yield from leaves('head/_box_regressor', head._box_regressor)
+
+
+def leaves(key: str, layer: tf_keras.layers.Layer) -> Iterator[tuple[str, tf.Variable]]:
+    """The variables of a layer, each with its key."""
+    for variable in layer.variables:
+        yield f'{key}/{variable.name.removesuffix(":0").rsplit("/", 1)[1]}', variable
+
+
+def backbone_keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
+    """Each variable of the backbone with a key like that of its checkpoint."""
+    for layer in network.backbone.layers:
+        attributes = ('_shortcut', '_conv1', '_conv2', '_conv3')
+        attributes += ('_norm0', '_norm1', '_norm2', '_norm3')
+        parts = {name: getattr(layer, name) for name in attributes if hasattr(layer, name)}
+        for name, part in parts.items():
+            yield from leaves(f'layer_with_weights-0/{name}', part)
+        if not parts:
+            yield from leaves('layer_with_weights-0', layer)
 
 
 def assign_random(

@@ -1,4 +1,4 @@
-"""Reads a run's weights for a TF2 checkpoint that the Model Garden's RetinaNet loads.
+"""Reads a run's weights for a TF2 checkpoint that the Model Garden's detectors load.
 
 TensorFlow itself writes the file, in an environment of its own, where tools/convert_checkpoint.py
 starts tools/oracle_export.py.
@@ -31,7 +31,8 @@ class Trained(NamedTuple):
     """What the Garden's model is built from.
 
     Attributes:
-      model: the `model` part of the config, with the number of classes resolved, and 'image_size'.
+      model: the `model` part of the config, with the number of classes resolved, 'image_size' and
+        'task'.
       arrays: {our path: array}.
       step: the checkpoint's.
     """
@@ -55,17 +56,20 @@ def read_run(workdir: str | os.PathLike, which: str = 'best') -> Trained:
     _check(config, workdir)
     variables, step = load_model(workdir, which)
     arrays = {k: np.asarray(v) for k, v in flatten_dict(variables, sep='/').items()}
-    model = config.model.to_dict() | {'image_size': list(config.data.image_size)}
-    bias = arrays.get('params/class_head/predict/bias')
+    model = config.model.to_dict()
+    model |= {'image_size': list(config.data.image_size), 'task': config.task}
+    masks = config.task == 'instance_segmentation'
+    predictor = 'box_heads_0/class' if masks else 'class_head/predict'
+    bias = arrays.get(f'params/{predictor}/bias')
     if bias is None:
         raise UserError(f'{workdir}: a backbone alone; only whole detection models go to TF2')
-    model['num_classes'] = bias.size // ANCHORS_PER_CELL
+    model['num_classes'] = bias.size // (1 if masks else ANCHORS_PER_CELL)
     return Trained(model, arrays, step)
 
 
 def _check(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Only what the Garden's SpineNet computes in the same way."""
-    if config.task != 'detection':
+    if config.task not in ('detection', 'instance_segmentation'):
         raise UserError(f'{workdir}: task {config.task}; only detection models go to TF2')
     for key, value in FIXED.items():
         if config.model[key] != value:

@@ -31,13 +31,28 @@ BLOCK_CONVS = {'bottleneck': 3, 'residual': 2}  # of one block, its shortcut not
 P2_CONVS = 4
 
 
+class RegionHeads(NamedTuple):
+    """The heads of Mask R-CNN.
+
+    Attributes:
+      proposal_convs: convolutions of the region proposal network.
+      convs: of each box head, and of the mask head.
+      stages: box heads; more than one in a cascade.
+    """
+
+    proposal_convs: int = 1
+    convs: int = 4
+    stages: int = 1
+
+
 class Architecture(NamedTuple):
     """What decides the names: nothing here depends on widths.
 
     Attributes:
       block_repeats: copies of each block, at least 1.
-      head_convs: convolutions in each RetinaNet tower; 0 is a backbone without a head.
+      head_convs: convolutions in each RetinaNet tower; 0 is a model without them.
       classifier: whether a TF1 image classifier's dense layer follows the backbone.
+      regions: the heads of Mask R-CNN, where there are any.
       levels: (lowest, highest) output level.
       graph: the backbone's blocks.
       counts_p2: TF2 only: whether the numbers of the dropped block P2 are left out, or whether, as
@@ -47,6 +62,7 @@ class Architecture(NamedTuple):
     block_repeats: int = 1
     head_convs: int = 4
     classifier: bool = False
+    regions: RegionHeads | None = None
     levels: tuple[int, int] = (3, 7)
     graph: Graph = GRAPHS['spinenet49']
     counts_p2: bool = True
@@ -73,6 +89,8 @@ def layers(architecture: Architecture) -> Iterator[Layer]:
     yield from _spinenet(architecture)
     if architecture.head_convs:
         yield from _retinanet(architecture)
+    if architecture.regions:
+        yield from _mask_rcnn(architecture.regions, _levels(architecture))
     if architecture.classifier:
         yield Layer('head', 'classification_head/dense', '', BIASED)
 
@@ -180,6 +198,58 @@ def _retinanet(architecture: Architecture) -> Iterator[Layer]:
                 tf2_norm = f'{tf2}_norms/{place}/{j}'
                 yield Layer(f'{ours}/norm{j}_{level}', f'{tf1}-{j}-{level}', tf2_norm, NORM)
         yield Layer(f'{ours}/predict', f'{tf1}-predict', predictor, BIASED)
+
+
+def _mask_rcnn(heads: RegionHeads, levels: range) -> Iterator[Layer]:
+    """The region proposal network, the box heads and the mask head."""
+    for j in range(heads.proposal_convs):
+        yield Layer(
+            f'proposal_head/conv{j}',
+            f'rpn_head/{_dashed("rpn", j)}',
+            f'rpn_head/_convs/{j}',
+            BIASED,
+        )
+        for place, level in enumerate(levels):
+            yield Layer(
+                f'proposal_head/norm{j}_{level}',
+                f'rpn_head/{_dashed(f"rpn-l{level}-bn", j)}',
+                f'rpn_head/_norms/{place}/{j}',
+                NORM,
+            )
+    yield Layer('proposal_head/score', 'rpn_head/rpn-class', 'rpn_head/_classifier', BIASED)
+    yield Layer('proposal_head/box', 'rpn_head/rpn-box', 'rpn_head/_box_regressor', BIASED)
+    for stage in range(heads.stages):
+        yield from _box_head(heads, stage)
+    tf1, tf2 = Numbering(), 'mask_head'
+    for j in range(heads.convs):
+        name = f'mask_head/mask-conv-l{j}'
+        yield Layer(f'mask_head/conv{j}', name, f'{tf2}/_convs/{j}', BIASED)
+        name = tf1.next('mask_head/batch_normalization')
+        yield Layer(f'mask_head/norm{j}', name, f'{tf2}/_conv_norms/{j}', NORM)
+    yield Layer('mask_head/upsample', 'mask_head/conv5-mask', f'{tf2}/_deconv', BIASED)
+    name = tf1.next('mask_head/batch_normalization')
+    yield Layer('mask_head/norm_upsample', name, f'{tf2}/_deconv_bn', NORM)
+    yield Layer('mask_head/predict', 'mask_head/mask_fcn_logits', f'{tf2}/_mask_regressor', BIASED)
+
+
+def _box_head(heads: RegionHeads, stage: int) -> Iterator[Layer]:
+    """One stage's box head; TF1 has a scope around each of a cascade's."""
+    ours, tf2, numbers = f'box_heads_{stage}', f'detection_head/{stage}', Numbering()
+    tf1 = f'frcnn_layer_{stage}/fast_rcnn_head' if heads.stages > 1 else 'fast_rcnn_head'
+    for j in range(heads.convs):
+        yield Layer(f'{ours}/conv{j}', f'{tf1}/conv_{j}', f'{tf2}/_convs/{j}', BIASED)
+        name = numbers.next(f'{tf1}/batch_normalization')
+        yield Layer(f'{ours}/norm{j}', name, f'{tf2}/_conv_norms/{j}', NORM)
+    yield Layer(f'{ours}/hidden', f'{tf1}/fc6', f'{tf2}/_fcs/0', BIASED)
+    name = numbers.next(f'{tf1}/batch_normalization')
+    yield Layer(f'{ours}/norm_hidden', name, f'{tf2}/_fc_norms/0', NORM)
+    yield Layer(f'{ours}/class', f'{tf1}/class-predict', f'{tf2}/_classifier', BIASED)
+    yield Layer(f'{ours}/box', f'{tf1}/box-predict', f'{tf2}/_box_regressor', BIASED)
+
+
+def _dashed(name: str, number: int) -> str:
+    """How TF1's region proposal network numbers: 'rpn', 'rpn-1', 'rpn-2'."""
+    return f'{name}-{number}' if number else name
 
 
 def _levels(architecture: Architecture) -> range:

@@ -13,10 +13,11 @@ import numpy as np
 
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_checkpoint import Variables
-from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_names
+from spinenet_jax.convert.tf_names import Architecture, RegionHeads, tf1_names, tf2_names
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.graph import BASE_FILTERS, SCALING, STEM_BLOCKS, filters
-from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
+from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, RATIOS
+from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS
 
 # TF1 orders the shapes of anchors 1, 2, 1/2 (width / height), TF2 and we 1/2, 1, 2.
 TF1_RATIOS = (2, 0, 1)
@@ -26,7 +27,7 @@ LAYOUT = {
 }
 
 Shape = Callable[[str], tuple[int, ...]]
-Setting = str | float | int
+Setting = str | float | int | bool
 
 
 class Signs(NamedTuple):
@@ -36,12 +37,18 @@ class Signs(NamedTuple):
       repeats: matches `repeats_of` variables for each copy of a block.
       head_convs: matches one variable for each convolution of a RetinaNet tower.
       classifier: matches where there is an image classifier.
+      proposal_convs, region_convs: match one variable for each convolution of Mask R-CNN's region
+        proposal network, and of its first box head.
+      stages: matches one variable for each box head.
     """
 
     repeats: str
     repeats_of: int
     head_convs: str
     classifier: str
+    proposal_convs: str
+    region_convs: str
+    stages: str
 
 
 RESIDUAL_BLOCKS = Architecture().graph.kinds.count('residual')
@@ -51,12 +58,18 @@ SIGNS = {
         repeats_of=3,
         head_convs=r'retinanet/class_net/class-\d+/kernel$',
         classifier=r'classification_head/dense/kernel$',
+        proposal_convs=r'rpn_head/rpn(-\d+)?/kernel$',
+        region_convs=r'(frcnn_layer_0/)?fast_rcnn_head/conv_\d+/kernel$',
+        stages=r'(frcnn_layer_\d+/)?fast_rcnn_head/fc6/kernel$',
     ),
     'tf2': Signs(
         repeats=r'residual_block(_\d+)?/_conv1/kernel$',
         repeats_of=RESIDUAL_BLOCKS,
         head_convs=r'head/_cls_convs/\d+/kernel$',
         classifier=r'(?!)',  # the Garden cannot build SpineNet classifiers
+        proposal_convs=r'rpn_head/_convs/\d+/kernel$',
+        region_convs=r'detection_head/0/_convs/\d+/kernel$',
+        stages=r'detection_head/\d+/_fcs/0/kernel$',
     ),
 }
 
@@ -68,7 +81,7 @@ class Recognised(NamedTuple):
       flavour: 'tf1' or 'tf2'.
       architecture: what its names depend on.
       name: row of `SCALING`, or '' for a model of other sizes.
-      task: 'detection', 'classification' or 'backbone'.
+      task: 'detection', 'instance_segmentation', 'classification' or 'backbone'.
       settings: values for the `model` part of a config.
     """
 
@@ -132,6 +145,9 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     if architecture.head_convs:
         task = 'detection'
         settings |= _retinanet_settings(channels, architecture, where)
+    elif architecture.regions:
+        task = 'instance_segmentation'
+        settings |= _mask_rcnn_settings(channels, architecture.regions, where)
     elif architecture.classifier:
         task = 'classification'
         settings['num_classes'] = channels('params/head/kernel')
@@ -158,6 +174,9 @@ def _architecture(variables: Variables) -> Architecture | None:
         head_convs=count(signs.head_convs),
         classifier=bool(count(signs.classifier)),
     )
+    if stages := count(signs.stages):
+        heads = RegionHeads(count(signs.proposal_convs), count(signs.region_convs), stages)
+        architecture = architecture._replace(regions=heads)
     if variables.flavour == 'tf1':
         return architecture
     # With and without numbers for P2: the one that leaves no gap, or the smaller one.
@@ -244,6 +263,35 @@ def _retinanet_settings(
     }
 
 
+def _mask_rcnn_settings(
+    channels: Callable[[str], int], heads: RegionHeads, where: str
+) -> dict[str, Setting]:
+    """Sizes of the heads; those that cannot be built here are refused."""
+    anchors = channels('params/proposal_head/score/kernel')
+    if anchors != len(RATIOS):
+        raise UserError(
+            f'{where}: a Mask R-CNN with {anchors} anchors a cell; this project has those of '
+            f'{len(RATIOS)} (1 scale, 3 shapes) only'
+        )
+    if heads.stages not in (1, len(CASCADE_WEIGHTS)):
+        raise UserError(
+            f'{where}: a cascade of {heads.stages} stages; this project has those of '
+            f'{len(CASCADE_WEIGHTS)} only'
+        )
+    if not heads.convs:
+        raise UserError(
+            f'{where}: a box head without convolutions, which this project does not have'
+        )
+    return {
+        'head_convs': heads.convs,
+        'head_channels': channels('params/box_heads_0/conv0/kernel'),
+        'hidden_channels': channels('params/box_heads_0/hidden/kernel'),
+        'rpn_convs': heads.proposal_convs,
+        'cascade': heads.stages > 1,
+        'num_classes': channels('params/box_heads_0/class/kernel'),
+    }
+
+
 def _norm_settings(variables: Variables, task: str) -> dict[str, Setting]:
     """Epsilon and momentum that each implementation trained its models of a kind with."""
     regions = any(name.startswith('rpn_head') for name in variables.keys)
@@ -288,8 +336,7 @@ def read(bundle: Bundle, names: dict[str, str], flavour: str) -> dict[str, np.nd
             wrong.append(f'{name} is not finite')
         elif path.endswith('/var') and np.any(value < 0):
             wrong.append(f'{name} is negative')
-        reorder = flavour == 'tf1' and '_head/predict/' in path
-        arrays[path] = _reorder(value) if reorder else value
+        arrays[path] = _in_our_order(path, value, flavour)
     if wrong:
         some = ', '.join(wrong[:3]) + (f' and {len(wrong) - 3} more' if len(wrong) > 3 else '')
         raise UserError(
@@ -299,7 +346,18 @@ def read(bundle: Bundle, names: dict[str, str], flavour: str) -> dict[str, np.nd
     return arrays
 
 
-def _reorder(values: np.ndarray) -> np.ndarray:
+def _in_our_order(path: str, value: np.ndarray, flavour: str) -> np.ndarray:
+    """A variable with its axes and channels in our order."""
+    if path == 'params/mask_head/upsample/kernel':  # TensorFlow: outputs, then inputs
+        return value.swapaxes(2, 3)
+    if flavour == 'tf1' and re.search(r'(class_head|box_head)/predict/', path):
+        return _reorder(value, scales=3)
+    if flavour == 'tf1' and re.search(r'proposal_head/(score|box)/', path):
+        return _reorder(value, scales=1)
+    return value
+
+
+def _reorder(values: np.ndarray, scales: int) -> np.ndarray:
     """A predictor's output channels (scale, ratio, value) from TF1's order of ratios to ours."""
-    channels = values.reshape(*values.shape[:-1], 3, 3, -1)
+    channels = values.reshape(*values.shape[:-1], scales, len(TF1_RATIOS), -1)
     return channels[..., TF1_RATIOS, :].reshape(values.shape)

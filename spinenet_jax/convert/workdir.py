@@ -53,6 +53,8 @@ def fit_config(base: ConfigDict, found: Recognised, where: str) -> ConfigDict:
     kept = ('width', 'resample_alpha')
     config = ConfigDict(base.to_dict())
     config.model.update({k: v for k, v in found.settings.items() if k not in kept})
+    if found.flavour == 'tf1' and found.task == 'instance_segmentation':
+        config.eval.decode = 'tf1'  # what published numbers were measured with
     return config
 
 
@@ -109,7 +111,8 @@ def write(
 ) -> str:
     """Write config.json and a checkpoint of `step`; returns the checkpoint's path.
 
-    A detector of 91 classes gets COCO's categories.json, whose names predict.py writes.
+    A detector of 91 classes, with masks or without, gets COCO's categories.json, whose names
+    predict.py writes.
 
     Args:
       workdir: folder to make, without checkpoints.
@@ -123,7 +126,8 @@ def write(
     check_unused(workdir)
     folder = create(workdir)
     record_config(folder, config)
-    if config.task == 'detection' and config.model.num_classes == coco_categories.NUM_CLASSES:
+    boxes = config.task in ('detection', 'instance_segmentation')
+    if boxes and config.model.num_classes == coco_categories.NUM_CLASSES:
         record_categories(folder, coco_categories.categories())
     tree: dict[str, Any] = {'params': {}, 'batch_stats': {}, **unflatten_dict(arrays, sep='/')}
     checkpoints = Checkpoints(workdir)

@@ -119,7 +119,7 @@ def build_candidates(trained: Trained, policy: Policy) -> Callable[[jax.Array], 
 
 
 def check_exportable(trained: Trained) -> None:
-    """Refuses what is no RetinaNet.
+    """Refuses what is no RetinaNet, and Soft-NMS, which the formats do not have in common.
 
     Raises:
       UserError: of one line.
@@ -128,6 +128,10 @@ def check_exportable(trained: Trained) -> None:
         raise UserError(
             f"only detectors (task='detection') can be exported; this run has learned "
             f'{trained.config.task}'
+        )
+    if trained.task.rules.soft_sigma > 0:
+        raise UserError(
+            'Soft-NMS cannot be exported: add --config.eval.soft_nms_sigma=0 for greedy suppression'
         )
 
 

@@ -1,4 +1,4 @@
-"""Convolution, max-pool, norm and resizing of feature maps: which formulation computes each.
+"""Convolution, max-pool, resizing and cropping of feature maps: which formulation computes each.
 
 Every choice follows from the map's layout, the policy it carries and static shapes; the arithmetic
 is in the files beside this one. All results equal those of the plain formulation but for rounding.
@@ -20,7 +20,7 @@ from spinenet_jax.lowering import (
 )
 from spinenet_jax.lowering import strips as strip_ops
 from spinenet_jax.lowering.feature_map import WHOLE, FeatureMap, Layout, wanted_layout
-from spinenet_jax.ops import resample
+from spinenet_jax.ops import resample, roi_align
 
 
 def conv(
@@ -85,6 +85,43 @@ def _conv_formulation(
     if policy.winograd_3x3 and size == 3:
         return convolution_cpu.conv, layout
     return plain.conv, layout
+
+
+def doubling_conv(x: FeatureMap, kernel: jax.Array) -> FeatureMap:
+    """A transposed 2x2 convolution of stride 2: [B,H,W,C] to [B,2*H,2*W,D].
+
+    No two windows overlap, so that it is a 1x1 convolution to four times the channels, which are
+    then laid out as squares.
+
+    Args:
+      x: not cut into strips.
+      kernel: f[2,2,C,D], of which [i,j] gives row i and column j of each square.
+    """
+    channels, features = kernel.shape[2:]
+    folded = kernel.transpose(2, 0, 1, 3).reshape(1, 1, channels, 4 * features)
+    data = conv(x, folded).whole()
+    batch, height, width, _ = data.shape
+    data = data.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    data = data.reshape(batch, 2 * height, 2 * width, features)
+    return FeatureMap(data, x.level, x.policy)
+
+
+def crop(pyramid: dict[int, FeatureMap], regions: jax.Array, size: int) -> FeatureMap:
+    """ROIAlign of every region, in the formulation that the policy names.
+
+    Args:
+      pyramid: {level: [B,h,w,C]}, every level from the lowest to the highest.
+      regions: f32[B,R,4] in pixels of the network's input.
+      size: samples a side.
+
+    Returns:
+      [B*R,size,size,C], images' regions one after the other; it counts as of the lowest level.
+    """
+    lowest = min(pyramid)
+    policy = pyramid[lowest].policy
+    maps = [x.whole() for _, x in sorted(pyramid.items())]
+    crops = roi_align.roi_align(maps, regions, lowest, size, policy.roi_align)
+    return FeatureMap(crops.reshape(-1, size, size, crops.shape[-1]), lowest, policy)
 
 
 def max_pool(x: FeatureMap, window: int, stride: int) -> FeatureMap:

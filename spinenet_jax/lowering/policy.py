@@ -28,6 +28,7 @@ class Policy:
       shifted_depthwise: whether a depthwise convolution is a sum of shifted maps
         (`depthwise.py`).
       shifted_pools: whether a max-pool is the maximum of shifted maps (`pooling.py`).
+      roi_align: the formulation of crops, 'gather' or 'einsum' (`ops/roi_align.py`).
     """
 
     name: str
@@ -38,6 +39,7 @@ class Policy:
     winograd_3x3: bool = False
     shifted_pools: bool = False
     shifted_depthwise: bool = False
+    roi_align: str = 'gather'
 
 
 # All is left to XLA: GPUs, and programs that are analysed, exported or read.
@@ -61,6 +63,7 @@ TPU_V3 = Policy(
     deepest_strips=2,
     products_below=8,
     unstrided_gradient=True,
+    roi_align='einsum',
 )
 
 # TPU v4 and later; docs/tpu_log.md, fourth round. Their compilers copy between layouts from one

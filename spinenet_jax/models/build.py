@@ -10,10 +10,12 @@ from spinenet_jax.models import graph as graphs
 from spinenet_jax.models.classifier import Classifier, TopMap
 from spinenet_jax.models.fpn import ResNetFPN
 from spinenet_jax.models.layers import Layers
+from spinenet_jax.models.mask_rcnn import MaskRCNN
 from spinenet_jax.models.resnet import DEPTHS, ResNet
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
-from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
+from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, RATIOS
+from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -93,7 +95,7 @@ def build_model(
 
     Args:
       config: see `configs/common.py`.
-      task: 'detection' or 'classification'.
+      task: 'detection', 'instance_segmentation' or 'classification'.
       axis_name: replica axis of batch norm's statistics in training; None outside `pmap`.
       policy: how to compute what the model says, `policy_of` the device it will run on. The default
         leaves all to XLA: for analysis and export, and right, if slower, everywhere.
@@ -106,6 +108,18 @@ def build_model(
     backbone = build_backbone(config, layers, task, remat)
     if task == 'classification':
         return Classifier(backbone, config.num_classes)
+    if task == 'instance_segmentation':
+        return MaskRCNN(
+            backbone,
+            layers,
+            num_classes=config.num_classes,
+            anchors_per_cell=len(RATIOS),
+            head_channels=config.head_channels,
+            head_convs=config.head_convs,
+            hidden=config.hidden_channels,
+            proposal_convs=config.rpn_convs,
+            stages=len(CASCADE_WEIGHTS) if config.cascade else 1,
+        )
     return RetinaNet(
         backbone,
         layers,

@@ -121,6 +121,19 @@ class Layers(NamedTuple):
         """A 3x3 convolution of each channel by itself, then a 1x1 convolution with a bias."""
         return SeparableConv(features, self, kernel_init, bias_init, name=name)
 
+    def doubling_conv(
+        self, features: int, *, name: str, kernel_init: Callable = KERNEL_INIT
+    ) -> 'DoublingConv':
+        """A transposed 2x2 convolution of stride 2, with a bias: both sides double."""
+        return DoublingConv(features, dtype=self.dtype, kernel_init=kernel_init, name=name)
+
+    def crop(self, pyramid: dict[int, FeatureMap], regions: jax.Array, size: int) -> FeatureMap:
+        """ROIAlign: regions f32[B,R,4] of a pyramid {level: [B,h,w,C]} as maps [B*R,size,size,C].
+
+        All regions of the first image come first. See `ops.roi_align`.
+        """
+        return operations.crop(pyramid, regions, size)
+
     def norm(self, train: bool, *, name: str) -> Callable[[FeatureMap], FeatureMap]:
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
 
@@ -238,3 +251,27 @@ class SeparableConv(nn.Module):
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
         )(x)
+
+
+class DoublingConv(nn.Module):
+    """A transposed 2x2 convolution of stride 2: every position becomes a square of four.
+
+    Attributes:
+      features: channels out.
+      dtype: compute type.
+      kernel_init: of the kernel [2,2,C,features].
+    """
+
+    features: int
+    dtype: jnp.dtype
+    kernel_init: Callable
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """[B,H,W,C] to [B,2*H,2*W,features]."""
+        shape = (2, 2, x.channels, self.features)
+        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+        bias = self.param('bias', ZERO_INIT, (self.features,), jnp.float32)
+        data, kernel, bias = promote_dtype(x.data, kernel, bias, dtype=self.dtype)
+        x = operations.doubling_conv(x.map(lambda _: data), kernel)
+        return x.map(lambda data: data + bias)

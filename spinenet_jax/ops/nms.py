@@ -25,6 +25,9 @@ class Rules(NamedTuple):
       candidates: at most this many of a class, the best, are looked at; at least 1.
       detections: at most this many are returned, over all classes; at least 1.
       first_class: classes (columns of the logits) below this one are not detected.
+      soft_sigma: 0, or the sigma of Soft-NMS (Bodla et al., 2017): instead of dropping a candidate
+        that overlaps a better one of its class, its score is multiplied by exp(-IoU**2 / sigma),
+        and `iou` does not count. The paper has 0.5; TensorFlow's `soft_nms_sigma` is half of this.
     """
 
     score: float = 0.05
@@ -32,6 +35,7 @@ class Rules(NamedTuple):
     candidates: int = 5000
     detections: int = 100
     first_class: int = 0
+    soft_sigma: float = 0.0
 
 
 class Detections(NamedTuple):
@@ -113,7 +117,7 @@ def suppress(
 
 
 def greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array, rules: Rules) -> Detections:
-    """Greedy suppression within classes over candidates of all classes.
+    """Greedy suppression, or Soft-NMS, within classes over candidates of all classes.
 
     Of equal scores the earlier row comes first.
 
@@ -138,9 +142,14 @@ def greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array, rules: Rules
         best = jnp.argmax(remaining)
         box, kind = boxes[best], classes[best]
         overlaps = box_ops.iou(box[None], boxes)[0]
-        dropped = (overlaps > rules.iou) & (classes == kind)
+        if rules.soft_sigma > 0:
+            score, dropped = remaining[best], jnp.zeros(boxes.shape[0], bool)
+            decay = jnp.exp(-jnp.square(overlaps) / rules.soft_sigma)
+            remaining = jnp.where(classes == kind, remaining * decay, remaining)
+        else:
+            score, dropped = scores[best], (overlaps > rules.iou) & (classes == kind)
         dropped |= jnp.arange(boxes.shape[0]) == best  # an empty box does not overlap itself
-        row = Detections(box, scores[best], kind, jnp.asarray(True))
+        row = Detections(box, score, kind, jnp.asarray(True))
         detections = jax.tree.map(lambda all_, one: all_.at[found].set(one), detections, row)
         return found + 1, detections, jnp.where(dropped, -1.0, remaining)
 
@@ -180,7 +189,10 @@ def _best_pairs(scores, boxes_of, left_out, rules: Rules, few: int):
     # Only candidates strictly above what was left out are in an order that is known for certain.
     scores = jnp.where(scores > left_out, scores, -1.0)
     found = greedy(boxes_of(rows, classes), scores, classes + rules.first_class, rules)
-    return found, found.valid[-1] | (left_out <= rules.score)
+    full = found.valid[-1]
+    if rules.soft_sigma > 0:  # scores have fallen, maybe below what was left out
+        full &= found.scores[-1] > left_out
+    return found, full | (left_out <= rules.score)
 
 
 def _detect_all(logits, codes, anchors, size, rules: Rules) -> Detections:

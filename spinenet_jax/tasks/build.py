@@ -3,14 +3,19 @@
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax.data.build import box_rows, label_rows
+from spinenet_jax.data.build import box_rows, label_rows, mask_rows
 from spinenet_jax.errors import UserError
 from spinenet_jax.lowering.policy import PLAIN, Policy
 from spinenet_jax.models.build import build_model
+from spinenet_jax.ops import region_losses
 from spinenet_jax.ops.nms import Rules
+from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from spinenet_jax.tasks.task import Task
+
+NORMALISATIONS = {'tf1': region_losses.TF1, 'tf2': region_losses.TF2}
 
 
 def build_task(config: ConfigDict) -> Task:
@@ -25,7 +30,12 @@ def build_task(config: ConfigDict) -> Task:
         return _classification(config)
     if config.task == 'detection':
         return _detection(config)
-    raise UserError(f"config.task={config.task!r}: choose one of 'detection', 'classification'")
+    if config.task == 'instance_segmentation':
+        return _instance_segmentation(config)
+    raise UserError(
+        f"config.task={config.task!r}: choose one of 'detection', 'instance_segmentation', "
+        "'classification'"
+    )
 
 
 def build_task_model(
@@ -58,11 +68,32 @@ def _detection(config: ConfigDict) -> DetectionTask:
         num_classes=config.model.num_classes,
         anchor_size=config.model.anchor_size,
         levels=(config.model.min_level, config.model.max_level),
-        rules=Rules(
-            score=config.eval.score_threshold,
-            iou=config.eval.nms_iou,
-            candidates=config.eval.max_candidates,
-            detections=config.eval.max_detections,
-            first_class=1,  # 0 is background
-        ),
+        rules=_rules(config),
+    )
+
+
+def _instance_segmentation(config: ConfigDict) -> InstanceSegmentationTask:
+    most = config.eval.max_proposals
+    return InstanceSegmentationTask(
+        rows=mask_rows(config.data),
+        anchor_size=config.model.anchor_size,
+        levels=(config.model.min_level, config.model.max_level),
+        rules=_rules(config),
+        train_proposals=ProposalRules(2 * config.train.max_proposals, config.train.max_proposals),
+        eval_proposals=ProposalRules(most, most, inclusive=config.eval.decode == 'tf1'),
+        regions=config.train.regions,
+        cascade=config.model.cascade,
+        normalisation=NORMALISATIONS[config.train.loss_counts],
+    )
+
+
+def _rules(config: ConfigDict) -> Rules:
+    """Which candidates become detections."""
+    return Rules(
+        score=config.eval.score_threshold,
+        iou=config.eval.nms_iou,
+        candidates=config.eval.max_candidates,
+        detections=config.eval.max_detections,
+        first_class=1,  # 0 is background
+        soft_sigma=config.eval.soft_nms_sigma,
     )

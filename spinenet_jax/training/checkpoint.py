@@ -2,9 +2,10 @@
 
 Orbax's CheckpointManager writes host copies of an unreplicated state in the background and commits
 them atomically. A checkpoint has three items: `model` (params, batch_stats), all that evaluation
-and transfer read; `optimizer` (opt_state, step); and `digest`, a checksum of every array, by which
-a restore knows that it reads what was written. Neither random-number nor data-iterator state is
-kept: both are functions of the step.
+and transfer read, with the moving average for params where a run keeps one (`averaging.py`);
+`optimizer` (opt_state, step); and `digest`, a checksum of every array, by which a restore knows
+that it reads what was written. Neither random-number nor data-iterator state is kept: both are
+functions of the step.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.parallel import replicate, unreplicate
-from spinenet_jax.training import agreement, distributed, finite, optim, workdir
+from spinenet_jax.training import agreement, averaging, distributed, finite, optim, workdir
 from spinenet_jax.training.checkpoint import Best, Checkpoints, load_model
 from spinenet_jax.training.experiment import Experiment, build_experiment
 from spinenet_jax.training.feed import device_batches
@@ -176,7 +176,7 @@ class _Helpers(NamedTuple):
     def evaluate(self, state: TrainState, last: bool) -> None:
         """Score a state that is being saved; who interrupts meanwhile waits for that alone."""
         with self.preemption.saved(self.finish_saving):
-            self.scorer.evaluate(state, last)
+            self.scorer.evaluate(averaging.swapped(state), last)
 
     def finish_saving(self) -> str:
         """Waits until the last checkpoint is committed, and says which that is."""
@@ -293,7 +293,7 @@ def _steps(
                 f'step {step}: its update left {bad} infinite, NaN or beyond 1e19: it is not saved'
             )
         state = unreplicate(replicated)
-        helpers.checkpoints.save(state)
+        helpers.checkpoints.save(averaging.swapped(state))
         if stop:
             logging.info('asked to stop: %s, leaving', helpers.finish_saving())
             return RunResult(state, finished=False)
@@ -376,7 +376,7 @@ def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
     """The latest checkpoint; else drawn weights, and those of train.init_from that fit."""
     parts = (experiment.model, optimizer, experiment.task.image_size)
     if checkpoints.latest_step is not None:
-        state = checkpoints.restore_latest(empty_state(*parts))
+        state = averaging.swapped(checkpoints.restore_latest(empty_state(*parts)))
         logging.info('continuing at step %d', int(state.step))
         return state
     state = create_state(*parts, config.seed)
@@ -391,4 +391,4 @@ def _first_state(config, checkpoints, experiment, optimizer) -> TrainState:
     elsewhere = other_graph(config.model, config.train.init_from)
     if elsewhere:
         logging.warning('%s', elsewhere)
-    return state.replace(**filled)
+    return averaging.restarted(state.replace(**filled))

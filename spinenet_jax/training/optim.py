@@ -15,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.training.averaging import moving_average
 
 
 def steps_per_epoch(image_count: int, batch_size: int) -> int:
@@ -98,4 +99,6 @@ def make_optimizer(
     if optim_config.clip_norm > 0:
         parts.append(optax.clip_by_global_norm(optim_config.clip_norm))
     parts.append(optax.sgd(schedule, momentum=optim_config.momentum, nesterov=False))
+    if optim_config.ema_decay > 0:
+        parts.append(moving_average(optim_config.ema_decay))
     return optax.chain(*parts)

@@ -13,13 +13,16 @@ import sys
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from configs import common
 from spinenet_jax.convert import workdir
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops.nms import Rules
+from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.training.checkpoint import load_model
 from tests.convert import golden
@@ -128,6 +131,51 @@ def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name
     check_detections(found, theirs)
 
 
+def test_a_tf2_mask_rcnn_converted_gives_the_model_gardens_outputs(oracle, tmp_path):
+    """Random weights saved by the Garden, converted by the script: features to masks."""
+    seed, side = int.from_bytes(os.urandom(3), 'little'), 512
+    print(f'seed {seed}')
+    run(oracle, 'tools/oracle_masks.py', str(side), str(seed), str(tmp_path))
+    convert = str(ROOT / 'tools' / 'convert_checkpoint.py')
+    flags = (f'--source={tmp_path}/saved', f'--workdir={tmp_path}/run', '--activation=swish')
+    print(run(sys.executable, convert, *flags))
+    variables, _ = load_model(tmp_path / 'run')
+    config = ConfigDict(json.loads((tmp_path / 'run' / 'config.json').read_text()))
+    assert config.task == 'instance_segmentation' and config.eval.decode == 'plain'
+    written = {key: config.model[key] for key in cases.FULL_MASK_RCNN}
+    assert written == cases.FULL_MASK_RCNN
+    config.data.image_size = (side, side)
+    task, module = build_task(config), build_task_model(config, axis_name=None)
+    with np.load(tmp_path / 'outputs.npz') as stored:
+        theirs = dict(stored)
+
+    @jax.jit
+    def stages(variables, images):
+        def all_of(model, images):
+            pyramid = model.features(images, train=False)
+            outputs = model.propose(pyramid, train=False)
+            maps = {f'feature{level}': x.whole() for level, x in pyramid.items()}
+            for name, levels in zip(('rpn_scores', 'rpn_codes'), outputs, strict=True):
+                maps |= {f'{name}{n}': x for n, x in zip(golden.LEVELS, levels, strict=True)}
+            return maps, task.detect(model, images)
+
+        return nn.apply(all_of, module)(variables, images)
+
+    images = cases.normalised(cases.images('full', 1, (side, side), seed))
+    maps, found = jax.tree.map(np.asarray, stages(variables, images))
+    golden.check(maps, {key: theirs[key] for key in maps}, TOLERANCE)
+    theirs['num_detections'] = theirs['count']
+    check_detections(found, theirs)
+    close = 0
+    for n, mask in enumerate(theirs['masks'][0]):
+        apart = np.abs(found['boxes'][0] - theirs['detection_boxes'][0, n]).max(-1)
+        same = (apart < 0.05) & (found['classes'][0] == theirs['detection_classes'][0, n])
+        close += bool(same.any())
+        for row in np.flatnonzero(same):
+            np.testing.assert_allclose(found['masks'][0, row], mask, rtol=0, atol=1e-3)
+    assert close >= cases.MASKS_STORED - 3
+
+
 def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
     """A workdir of ours, written as TF2, read by the Garden: equal outputs; back: equal bytes."""
     model, size = cases.model(activation='swish', width=0.1, head_convs=1), (128, 256)
@@ -150,6 +198,27 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
     ours = golden.run(module, variables, images)
     golden.check(ours, {key: theirs[key] for key in ours}, TOLERANCE)
 
+    run(sys.executable, script, f'--source={tmp_path}/tf2', f'--workdir={tmp_path}/back')
+    back = flatten_dict(load_model(tmp_path / 'back')[0], sep='/')
+    assert back.keys() == arrays.keys()
+    for path, value in arrays.items():
+        np.testing.assert_array_equal(back[path], value, err_msg=path)
+
+
+@pytest.mark.parametrize('cascade', [False, True])
+def test_our_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_path):
+    """A workdir of ours, written as TF2 by the Garden's model; back: equal bytes."""
+    model, size = {**cases.MASK_RCNN, 'cascade': cascade, 'head_channels': 24}, (128, 128)
+    module = build_model(golden.model_config(model), task='instance_segmentation', axis_name=None)
+    arrays = flatten_dict(golden.random_variables(module, size), sep='/')
+    config = common.get_config()
+    config.task = 'instance_segmentation'
+    config.model.update(model)
+    config.data.image_size = size
+    workdir.write(tmp_path / 'run', config, arrays, 5)
+    script = str(ROOT / 'tools' / 'convert_checkpoint.py')
+    flags = (f'--source={tmp_path}/run', f'--workdir={tmp_path}/tf2', '--to=tf2')
+    print(run(sys.executable, script, *flags, SPINENET_ORACLE_PYTHON=oracle))
     run(sys.executable, script, f'--source={tmp_path}/tf2', f'--workdir={tmp_path}/back')
     back = flatten_dict(load_model(tmp_path / 'back')[0], sep='/')
     assert back.keys() == arrays.keys()

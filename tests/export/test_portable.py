@@ -1,13 +1,20 @@
 """The portable detector against `ops.nms.detect`."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spinenet_jax.data.batch import Rows
+from spinenet_jax.data.pipeline import Augmentation, WholeImage
+from spinenet_jax.errors import UserError
 from spinenet_jax.export import portable
+from spinenet_jax.export.detector import check_exportable
 from spinenet_jax.ops import nms
 from spinenet_jax.ops.anchors import pyramid_anchors
+from spinenet_jax.tasks.detection import DetectionTask
 
 SIZE = (64, 64)
 ANCHORS = pyramid_anchors(SIZE, 3.0, (3, 5))
@@ -60,3 +67,10 @@ def test_best_is_top_k_and_carries_no_operation_that_loaders_lack():
         .as_text()
     )
     assert 'top_k' not in text and 'scatter' not in text
+
+
+def test_soft_suppression_is_refused():
+    rows = Rows(Augmentation((64, 64), 1.0, 1.0, False, 4), WholeImage((64, 64)))
+    task = DetectionTask(rows, 3, 3.0, (3, 7), nms.Rules(soft_sigma=0.5))
+    with pytest.raises(UserError, match='soft_nms_sigma=0'):
+        check_exportable(SimpleNamespace(task=task))

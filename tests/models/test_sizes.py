@@ -29,6 +29,19 @@ SIZES = {
     ('resnet_fpn', 152, 1280): (62_015_040, 68_726_935, 630.5),
 }
 
+# The same of Mask R-CNN at an image side: width and convolutions of its heads, hidden layer, RPN
+# convolutions, cascade; parameters as measured on the original code, multiply-adds as published
+# (190 was published with one RPN convolution; 49S and the cascade were not: ours, pinned).
+MASK_SIZES = {
+    ('49S', 640, 128, 4, 512, 1, False): (13_946_608, 59.7),
+    ('49', 640, 256, 4, 1024, 1, False): (40_753_521, 215.7),
+    ('96', 1024, 256, 4, 1024, 1, False): (55_185_009, 314.6),
+    ('143', 1280, 256, 4, 1024, 1, False): (79_169_649, 498.4),
+    ('190', 1536, 384, 7, 1024, 1, False): (168_210_497, 1685.7),
+    ('190', 1536, 384, 7, 1024, 7, False): (176_198_465, 2074.0),
+    ('49', 640, 256, 4, 1024, 1, True): (71_000_263, 472.2),
+}
+
 
 def config_of(graph, name):
     if graph == 'resnet_fpn':
@@ -52,7 +65,24 @@ def test_size(graph, name, side):
     assert set(costs) == {'backbone', 'class_head', 'box_head'}
 
 
+@pytest.mark.parametrize('row', MASK_SIZES)
+def test_size_with_masks(row):
+    name, side, channels, convs, hidden, rpn_convs, cascade = row
+    config = config_of('spinenet49', name)
+    config.head_channels, config.head_convs, config.hidden_channels = channels, convs, hidden
+    config.rpn_convs, config.cascade = rpn_convs, cascade
+    model = build_model(config, task='instance_segmentation', axis_name=None)
+    costs = model_cost(model, (side, side))
+    total = sum(costs.values(), Cost())
+    parameters, billions = MASK_SIZES[row]
+    assert total.parameters == parameters
+    assert total.multiply_adds / 1e9 == pytest.approx(billions, rel=0.003)
+    heads = {f'box_heads_{stage}' for stage in range(3 if cascade else 1)}
+    assert set(costs) == {'backbone', 'proposal_head', 'mask_head', *heads}
+
+
 def test_no_model_is_missing():
+    assert {row[0] for row in MASK_SIZES} == set(SCALING)
     assert {name for graph, name, _ in SIZES if graph == 'spinenet49'} == set(SCALING)
     assert {name for graph, name, _ in SIZES if graph == 'mobile49'} == set(MOBILE_SCALING)
     assert {graph for graph, _, _ in SIZES} == {*GRAPHS, 'resnet_fpn'}

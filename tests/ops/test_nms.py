@@ -70,6 +70,59 @@ def test_equals_reference(iou, few, ties):
         assert not np.any(found.boxes[image, count:])
 
 
+def soft_reference(logits, boxes, rules):
+    """Soft-NMS a class in numpy, candidate after candidate; (score, class, anchor), best first."""
+    scores = np.asarray(jax.nn.sigmoid(logits), np.float64)
+    kept = []
+    for kind in range(rules.first_class, scores.shape[1]):
+        order = np.argsort(-scores[:, kind], kind='stable')[: rules.candidates]
+        left = {anchor: scores[anchor, kind] for anchor in order}
+        while left and max(left.values()) > rules.score:
+            best = max(left, key=left.get)
+            kept.append((left.pop(best), kind, best))
+            for anchor in left:
+                overlap = overlaps_of(boxes[best], boxes[[anchor]])[0]
+                left[anchor] *= np.exp(-(overlap**2) / rules.soft_sigma)
+    kept.sort(key=lambda row: -row[0])
+    return kept[: rules.detections]
+
+
+@pytest.mark.parametrize(('sigma', 'few'), [(0.5, 1000), (0.1, 7), (2.0, 60)])
+def test_soft_suppression_equals_brute_force(sigma, few):
+    """With few=60, scores fall below those that the short way leaves out: it must not be used."""
+    rules = nms.Rules(0.05, 0.5, candidates=40, detections=20, first_class=1, soft_sigma=sigma)
+    for seed in range(3):
+        logits, codes, anchors = random_case(seed)
+        found = nms.detect(logits[None], codes[None], anchors, SIZE, rules, few)
+        boxes = np.asarray(box_ops.clip(box_ops.decode(codes, anchors), SIZE))
+        wanted = soft_reference(logits, boxes, rules)
+        count = int(found.valid[0].sum())
+        assert count == len(wanted) == 20
+        assert found.scores[0] == pytest.approx([row[0] for row in wanted], abs=1e-5)
+        assert found.classes[0].tolist() == [row[1] for row in wanted]
+        np.testing.assert_allclose(found.boxes[0], boxes[[row[2] for row in wanted]], atol=1e-4)
+
+
+def test_soft_suppression_by_hand():
+    """Two boxes of IoU 1/3: the worse of score 0.8 falls to 0.8 exp(-(1/3)^2 / 0.5) = 0.6406."""
+    boxes = np.float32([[0, 0, 10, 10], [0, 5, 10, 15], [40, 40, 50, 50]])
+    found = nms.greedy(
+        boxes,
+        np.float32([0.9, 0.8, 0.7]),
+        np.int32([1, 1, 1]),
+        nms.Rules(score=0.1, detections=4, soft_sigma=0.5),
+    )
+    assert found.scores.tolist() == pytest.approx([0.9, 0.7, 0.6406, 0], abs=1e-4)
+    assert found.valid.tolist() == [True, True, True, False]
+    other = nms.greedy(
+        boxes,
+        np.float32([0.9, 0.8, 0.7]),
+        np.int32([1, 2, 1]),
+        nms.Rules(score=0.1, detections=4, soft_sigma=0.5),
+    )
+    assert other.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0])  # another class stays
+
+
 def test_chain_below_half_overlap():
     # Widths 10, shifted by 4.286: neighbours overlap by 5.714 of 14.286 = 0.40, the ends by
     # 1.428 of 18.572 = 0.08. A suppresses B; B, gone, must not suppress C.

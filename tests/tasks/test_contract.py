@@ -1,15 +1,22 @@
-"""Detection and classification keep the contract of a task."""
+"""Detection, instance segmentation and classification keep the contract of a task."""
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from spinenet_jax.data.batch import Rows
 from spinenet_jax.data.crops import CentralCrop, RandomCrop
 from spinenet_jax.data.pipeline import Augmentation, WholeImage
+from spinenet_jax.data.segmentations import Polygons
+from spinenet_jax.lowering.feature_map import FeatureMap
+from spinenet_jax.models.layers import Layers
+from spinenet_jax.models.mask_rcnn import MaskRCNN
 from spinenet_jax.ops.nms import Rules
+from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from tests.contract import check_task
 
 SIZE = (32, 48)
@@ -23,6 +30,8 @@ RECORD = {
     'is_crowd': np.array([False, True]),
     'label': 2,
 }
+SQUARE = Polygons([np.array([2.0, 2, 30, 2, 30, 20, 2, 20])])
+MASKS = {**RECORD, 'segmentations': [SQUARE, None]}
 
 
 class Maps(nn.Module):
@@ -47,6 +56,42 @@ def test_detection():
     rows = Rows(Augmentation(SIZE, 0.8, 1.2, True, 5), WholeImage(SIZE))
     rules = Rules(first_class=1, detections=10, candidates=50)
     check_task(DetectionTask(rows, 4, 3.0, (3, 4), rules), Maps(), RECORD, IMAGE)
+
+
+class Pyramid(nn.Module):
+    """A map of two levels, from one convolution each."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        maps = {level: nn.Conv(4, (2**level,) * 2, (2**level,) * 2) for level in (3, 4)}
+        return {level: FeatureMap(conv(images), level) for level, conv in maps.items()}
+
+
+@pytest.mark.parametrize('cascade', [False, True])
+def test_instance_segmentation(cascade):
+    model = MaskRCNN(
+        Pyramid(),
+        Layers(),
+        num_classes=4,
+        head_channels=4,
+        head_convs=1,
+        hidden=8,
+        stages=3 if cascade else 1,
+        proposals=2,
+        detections=2,
+    )
+    proposals = ProposalRules(candidates=20, proposals=10)
+    task = InstanceSegmentationTask(
+        rows=Rows(Augmentation(SIZE, 0.8, 1.2, True, 5, with_masks=True), WholeImage(SIZE)),
+        anchor_size=3.0,
+        levels=(3, 4),
+        rules=Rules(first_class=1, detections=10, candidates=50),
+        train_proposals=proposals,
+        eval_proposals=proposals,
+        regions=8,
+        cascade=cascade,
+    )
+    check_task(task, model, MASKS, IMAGE)
 
 
 def test_classification():

@@ -11,7 +11,14 @@ from flax import linen as nn
 
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.heads import PRIOR_BIAS
-from spinenet_jax.models.initialisers import CUT, CUT_DEVIATION, FanIn, Normal
+from spinenet_jax.models.initialisers import (
+    CUT,
+    CUT_DEVIATION,
+    FanIn,
+    FanOut,
+    GlorotUniform,
+    Normal,
+)
 from spinenet_jax.training.initialisation import draw_variables
 from tests.narrow import model_config
 
@@ -52,6 +59,8 @@ class Stacked(nn.Module):
         (Normal(0.01), (40, 50, 60), 0.01, math.inf),
         (FanIn(), (3, 3, 40, 300), 1 / math.sqrt(360), CUT / CUT_DEVIATION),
         (FanIn(), (1, 1, 400, 300), 1 / 20, CUT / CUT_DEVIATION),
+        (FanOut(2.0), (3, 3, 300, 40), math.sqrt(2 / 360), math.inf),
+        (GlorotUniform(), (400, 300), math.sqrt(2 / 700), math.sqrt(3)),
     ],
 )
 def test_the_host_draws_what_the_initialiser_says(initialiser, shape, deviation, largest):
