@@ -20,12 +20,18 @@ Published AP on val2017 (paper, RetinaNet results; * from the TF1 model zoo) and
     r101     1024    -      43.9*  -      not run
     r152     1280    -      45.2*  -      not run
 
+    model    input   M      ours
+    mb49      384    28.6   not run
+    mb49S     384    -      not run
+    mb49XS    256    -      not run
+
 Protocols (paper, "Training protocols"; all: SGD 0.9, weight decay 4e-5, 0.28 for 256 images, 5
 epochs of warm-up, x0.1 and x0.01 for the last 30 and 10 epochs, batch norm 0.99):
 
     A  250 epochs, scale 0.8 to 1.2, relu, DropBlock
     B  350 epochs, scale 0.5 to 2.0, relu
     C  500 epochs (190: 400), scale 0.5 to 2.0, swish, stochastic depth 0.2 (143: 0.16)
+    M  600 epochs, scale 0.5 to 2.0, swish, weight decay 3e-5; the mobile models' (appendix)
 
 Where the paper is silent:
   - DropBlock has no number in the paper, and in the public code it does nothing for SpineNet; 0.9
@@ -51,7 +57,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.graph import SCALING
+from spinenet_jax.models.graph import MOBILE_SCALING, SCALING
 
 
 class Variant(NamedTuple):
@@ -72,11 +78,14 @@ MODELS = {
     '143': Variant('143', 1280, 4.0),
     '190': Variant('190', 1280, 4.0),
     'R0-SP53': Variant('49', 640, 3.0, graph='r0_sp53'),
+    'mb49': Variant('49', 384, 3.0, graph='mobile49'),
+    'mb49S': Variant('49S', 384, 3.0, graph='mobile49'),
+    'mb49XS': Variant('49XS', 256, 3.0, graph='mobile49'),
     'r50': Variant('49', 640, 4.0, resnet_depth=50),
     'r101': Variant('49', 1024, 4.0, resnet_depth=101),
     'r152': Variant('49', 1280, 4.0, resnet_depth=152),
 }
-PROTOCOLS = ('A', 'B', 'C')
+PROTOCOLS = ('A', 'B', 'C', 'M')
 
 
 def get_config(argument: str = '49-B') -> ConfigDict:
@@ -94,7 +103,9 @@ def get_config(argument: str = '49-B') -> ConfigDict:
 
 
 def _set_model(config: ConfigDict, variant: Variant) -> None:
-    scaling = SCALING[variant.scaling]
+    is_mobile = variant.graph == 'mobile49'
+    scaling = (MOBILE_SCALING if is_mobile else SCALING)[variant.scaling]
+    config.model.separable_heads = is_mobile
     config.model.width = scaling.width
     config.model.resample_alpha = scaling.resample_alpha
     config.model.block_repeats = scaling.block_repeats
@@ -118,4 +129,8 @@ def _set_protocol(config: ConfigDict, protocol: str, model: str) -> None:
         config.train.epochs = 400 if model == '190' else 500
         config.model.activation = 'swish'
         config.model.stochastic_depth = 0.16 if model == '143' else 0.2
+    elif protocol == 'M':
+        config.train.epochs = 600
+        config.model.activation = 'swish'
+        config.optim.weight_decay = 3e-5
     config.optim.decay_epochs = (config.train.epochs - 30, config.train.epochs - 10)

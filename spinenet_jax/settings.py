@@ -159,6 +159,12 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'endpoint_channels': Field(256, whole(1, 8192), 'channels of the feature pyramid'),
         'head_channels': Field(256, whole(1, 8192), 'channels of the heads'),
         'head_convs': Field(4, whole(0, 100), 'convolutions of a head before its predictor'),
+        'separable_heads': Field(False, switch(), 'depthwise and 1x1 convolutions in the heads'),
+        'squeeze_gate': Field(
+            'sigmoid',
+            choice('sigmoid', 'hard_sigmoid'),
+            'of squeeze-and-excite; hard_sigmoid: as the Model Garden; mobile only',
+        ),
         'hidden_channels': Field(
             1024, whole(1, 2**16), "width of the box head's fully connected layer; masks only"
         ),

@@ -19,6 +19,8 @@ def model_config(**changes):
             'endpoint_channels': 16,
             'head_channels': 16,
             'head_convs': 1,
+            'separable_heads': False,
+            'squeeze_gate': 'sigmoid',
             'hidden_channels': 32,
             'rpn_convs': 1,
             'cascade': False,

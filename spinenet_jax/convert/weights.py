@@ -119,7 +119,7 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     """
     names = variables.keys
     if any('spinenet_mbconv' in n or 'depthwise' in n for n in names):
-        raise UserError(f'{where}: a mobile SpineNet, which this project does not have')
+        raise UserError(f'{where}: a mobile SpineNet, whose conversion this project does not have')
     architecture = _architecture(variables)
     if architecture is None:
         some = ', '.join(sorted(names)[:3]) or 'no variables of layers'

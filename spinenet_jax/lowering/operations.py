@@ -12,6 +12,7 @@ import jax
 from spinenet_jax.lowering import (
     cells,
     convolution_cpu,
+    depthwise,
     plain,
     pointwise,
     pooling,
@@ -47,14 +48,16 @@ def conv(
     if x.layout.positions > 1:
         x = x.to(WHOLE)
     size = kernel.shape[0]
-    formulation, layout = _conv_formulation(x, size, stride, dilation, groups)
+    formulation, layout = _conv_formulation(
+        x, size, stride, dilation, groups, features=kernel.shape[3]
+    )
     pads = plain.pads_of(x.size, size, stride, padding, dilation)
     data = formulation(x.data, kernel, stride=stride, pads=pads, dilation=dilation, groups=groups)
     return FeatureMap(data, x.level + _halvings(stride), x.policy, layout)
 
 
 def _conv_formulation(
-    x: FeatureMap, size: int, stride: int, dilation: int, groups: int
+    x: FeatureMap, size: int, stride: int, dilation: int, groups: int, features: int
 ) -> tuple[Callable[..., jax.Array], Layout]:
     """The formulation of a convolution, and the layout of its result; the first that applies."""
     policy, layout = x.policy, x.layout
@@ -70,7 +73,8 @@ def _conv_formulation(
     if layout.strips > 1:
         return partial(strip_ops.conv, strips=layout.strips), layout
     if not ordinary:
-        return plain.conv, layout
+        is_depthwise = groups == x.channels == features
+        return (depthwise.conv if is_depthwise and policy.shifted_depthwise else plain.conv), layout
     # A bound of infinity is not compared, as the number of images may be symbolic.
     if size == stride == 1 and policy.products_below:
         if policy.products_below == float('inf') or x.images < policy.products_below:

@@ -25,6 +25,8 @@ class Policy:
         of stride 1 (`strided_gradient.py`).
       winograd_3x3: whether 3x3 convolutions are Winograd's where that is less work, and their
         gradients by the kernel matrix products (`convolution_cpu.py`).
+      shifted_depthwise: whether a depthwise convolution is a sum of shifted maps
+        (`depthwise.py`).
       shifted_pools: whether a max-pool is the maximum of shifted maps (`pooling.py`).
       roi_align: the formulation of crops, 'gather' or 'einsum' (`ops/roi_align.py`).
     """
@@ -36,6 +38,7 @@ class Policy:
     unstrided_gradient: bool = False
     winograd_3x3: bool = False
     shifted_pools: bool = False
+    shifted_depthwise: bool = False
     roi_align: str = 'gather'
 
 
@@ -43,7 +46,13 @@ class Policy:
 PLAIN = Policy('plain')
 
 # docs/cpu_log.md. XLA's 1x1 convolutions lose to products at every batch size.
-CPU = Policy('cpu', products_below=math.inf, winograd_3x3=True, shifted_pools=True)
+CPU = Policy(
+    'cpu',
+    products_below=math.inf,
+    winograd_3x3=True,
+    shifted_pools=True,
+    shifted_depthwise=True,
+)
 
 # TPU v2 and v3; docs/tpu_log.md, first to third round. A batch of 8 fills the 8 sublanes of a
 # vector register by itself, and from there on convolutions beat products. Strips gain nothing below

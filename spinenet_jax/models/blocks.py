@@ -61,13 +61,13 @@ class Block(nn.Module):
         return DropBlock(self.keep_prob, self.drop_size)(x, train=train)
 
 
-def maybe_remat(remat: bool) -> type[nn.Module]:
-    """`Block`, or a `Block` that is recomputed in the backward pass instead of stored.
+def maybe_remat(remat: bool, block: type[nn.Module] = Block) -> type[nn.Module]:
+    """`block`, or a block that is recomputed in the backward pass instead of stored.
 
     The sums that batch norm takes over devices are stored even so: they are few numbers, and to
     recompute them would double the waiting for other devices.
     """
-    return nn.remat(Block, static_argnums=(2,), policy=_is_sum_over_devices) if remat else Block
+    return nn.remat(block, static_argnums=(2,), policy=_is_sum_over_devices) if remat else block
 
 
 def _is_sum_over_devices(primitive: Primitive, *_: object, **__: object) -> bool:

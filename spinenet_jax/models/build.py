@@ -36,6 +36,7 @@ def build_layers(config: ConfigDict, *, axis_name: str | None, policy: Policy = 
         padding=config.padding,
         momentum=config.bn_momentum,
         epsilon=config.bn_epsilon,
+        squeeze_gate=config.squeeze_gate,
         policy=policy,
     )
     layers.check()
@@ -126,4 +127,5 @@ def build_model(
         anchors_per_cell=ANCHORS_PER_CELL,
         head_channels=config.head_channels,
         head_convs=config.head_convs,
+        separable_heads=config.separable_heads,
     )

@@ -12,10 +12,14 @@ from typing import NamedTuple
 from spinenet_jax.errors import UserError
 
 BASE_FILTERS = {2: 64, 3: 128, 4: 256, 5: 256, 6: 256, 7: 256}
+# Channels of inverted bottlenecks (paper, appendix); level 0 is the convolution before the first.
+MOBILE_FILTERS = {0: 8, 1: 16, 2: 24, 3: 40, 4: 80, 5: 112, 6: 112, 7: 112}
 KINDS = ('bottleneck', 'residual')
-EXPANSION = {'bottleneck': 4, 'residual': 1}
+MOBILE = 'mbconv'  # the kind of all blocks of a mobile network, or of none
+EXPANSION = {'bottleneck': 4, 'residual': 1, MOBILE: 1}
 STEM = (2, 2)  # levels of the stem's blocks in SpineNet and R0-SP53: indices 0 and 1
 STEM_BLOCKS = len(STEM)
+MOBILE_STEM = (1, 2)
 
 
 class Block(NamedTuple):
@@ -36,6 +40,7 @@ class Graph(NamedTuple):
       stem: levels of the hand-made bottleneck blocks that come first, each fed by the one before
         it, the first by the 7x7 convolution. They are nodes 0, 1, ... and candidate parents. A
         level that is one coarser than the one before halves the map, as a stage of ResNet does.
+        In a mobile network they are inverted bottlenecks, the first at level 1.
     """
 
     name: str
@@ -50,7 +55,13 @@ class Graph(NamedTuple):
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of all nodes, those of the stem first."""
-        return ('bottleneck',) * len(self.stem) + tuple(block.kind for block in self.blocks)
+        stem_kind = MOBILE if self.is_mobile else 'bottleneck'
+        return (stem_kind,) * len(self.stem) + tuple(block.kind for block in self.blocks)
+
+    @property
+    def is_mobile(self) -> bool:
+        """Whether the blocks are inverted bottlenecks."""
+        return bool(self.blocks) and self.blocks[0].kind == MOBILE
 
     @property
     def outputs(self) -> dict[int, int]:
@@ -96,26 +107,39 @@ SCALING = {
 }
 
 
-def filters(level: int, width: float) -> int:
-    """Width of the 3x3 convolutions at `level`; scaled widths are truncated, never rounded."""
-    return int(BASE_FILTERS[level] * width)
+# SpineNet-Mobile (paper, appendix), of the graph 'mobile49'; no convolution of a resampling has a
+# width of its own.
+MOBILE_SCALING = {
+    '49XS': Scaling(0.6, 1.0, 1, 24, 24, 4),
+    '49S': Scaling(0.65, 1.0, 1, 40, 40, 4),
+    '49': Scaling(1.0, 1.0, 1, 48, 48, 4),
+}
+
+
+def filters(level: int, width: float, kind: str = 'bottleneck') -> int:
+    """Width of a block's 3x3 convolutions; scaled widths are truncated, never rounded.
+
+    Of an inverted bottleneck, it is the width of what goes in and comes out.
+    """
+    return int((MOBILE_FILTERS if kind == MOBILE else BASE_FILTERS)[level] * width)
 
 
 _ENTRY = re.compile(r'(\d)([A-Z]) (\d+(?:,\d+)*)( out)?')
-_LETTERS = {kind[0].upper(): kind for kind in KINDS}
+_LETTERS = {kind[0].upper(): kind for kind in (*KINDS, MOBILE)}
 
 
 def from_text(text: str, name: str = 'given as text') -> Graph:
     """The graph of '2B 0,1 | 4R 0,1 | ... | 3B 4,10 out | ...'.
 
-    An entry is a block: its level, B for bottleneck or R for residual, its parents, and 'out' where
-    it is an output. A stem other than two blocks at level 2 comes first: 'stem 2,2,3,3 | ...'.
+    An entry is a block: its level, B for bottleneck, R for residual or M for the inverted
+    bottleneck of mobile networks, its parents, and 'out' where it is an output. A stem other than
+    two blocks at level 2 (mobile: levels 1 and 2) comes first: 'stem 2,2,3,3 | ...'.
 
     Raises:
       UserError: an entry that does not read like that.
     """
     entries = [' '.join(entry.split()) for entry in text.split('|')]
-    stem = STEM
+    stem = None
     if re.fullmatch(r'stem \d(,\d)*', entries[0]):
         stem = tuple(map(int, entries.pop(0).removeprefix('stem ').split(',')))
     blocks = []
@@ -127,7 +151,9 @@ def from_text(text: str, name: str = 'given as text') -> Graph:
             )
         parents = tuple(map(int, match[3].split(',')))
         blocks.append(Block(int(match[1]), _LETTERS[match[2]], parents, bool(match[4])))
-    return Graph(name, tuple(blocks), stem)
+    graph = Graph(name, tuple(blocks))
+    default = MOBILE_STEM if graph.is_mobile else STEM
+    return graph._replace(stem=default if stem is None else stem)
 
 
 def to_text(graph: Graph) -> str:
@@ -137,7 +163,7 @@ def to_text(graph: Graph) -> str:
         + (' out' if block.is_output else '')
         for block in graph.blocks
     ]
-    if graph.stem != STEM:
+    if graph.stem != (MOBILE_STEM if graph.is_mobile else STEM):
         entries.insert(0, f'stem {",".join(map(str, graph.stem))}')
     return ' | '.join(entries)
 
@@ -147,6 +173,9 @@ GRAPHS = {
     for name, text in {
         'spinenet49': '2B 0,1 | 4R 0,1 | 3B 2,3 | 4B 2,4 | 6R 3,5 | 4B 3,5 | 5R 6,7 | 7R 6,8 | '
         '5B 8,9 | 5B 8,10 | 4B 5,10 out | 3B 4,10 out | 5B 7,12 out | 7B 5,14 out | 6B 12,14 out',
+        'mobile49': '2M 0,1 | 2M 1,2 | 4M 1,2 | 3M 3,4 | 4M 3,5 | 6M 4,6 | 4M 4,6 | 5M 7,8 | '
+        '7M 7,9 | 5M 9,10 | 5M 9,11 | 4M 6,11 out | 3M 5,11 out | 5M 8,13 out | 7M 6,15 out | '
+        '6M 13,15 out',
         'r0_sp53': '2B 0,1 | 3B 0,1 | 3B 2,3 | 4B 2,4 | 4B 3,5 | 3B 5,6 | 5B 4,7 | 4B 4,8 | '
         '4B 8,9 | 4B 8,10 | 3B 4,10 out | 4B 6,7 out | 5B 8,13 out | 7B 6,9 out | 6B 7,9 out',
     }.items()
@@ -206,8 +235,10 @@ def validate(graph: Graph, min_level: int = 3, max_level: int = 7) -> None:
     outputs: dict[int, int] = {}
     for index, block in enumerate(graph.blocks, len(graph.stem)):
         where = f'graph {graph.name!r}, block {index} (level {block.level})'
-        if block.kind not in KINDS:
-            raise UserError(f'{where}: kind {block.kind!r} is none of {", ".join(KINDS)}')
+        if block.kind not in EXPANSION:
+            raise UserError(f'{where}: kind {block.kind!r} is none of {", ".join(EXPANSION)}')
+        if (block.kind == MOBILE) != graph.is_mobile:
+            raise UserError(f'{where}: {MOBILE} blocks (M) and others do not mix')
         if block.level not in BASE_FILTERS:
             raise UserError(f'{where}: level must be one of {sorted(BASE_FILTERS)}')
         if len(block.parents) not in (1, 2):
@@ -223,17 +254,23 @@ def validate(graph: Graph, min_level: int = 3, max_level: int = 7) -> None:
 
 
 def _validate_stem(graph: Graph) -> None:
-    """The stem begins at level 2 and is never finer, nor two levels coarser, than before."""
-    before = 2
+    """The stem begins at level 2 and is never finer, nor two levels coarser, than before.
+
+    That of a mobile network begins at level 1.
+    """
+    first = before = MOBILE_STEM[0] if graph.is_mobile else STEM[0]
+    known = MOBILE_FILTERS if graph.is_mobile else BASE_FILTERS
     for index, level in enumerate(graph.stem):
-        if level not in (before, before + (index > 0)) or level not in BASE_FILTERS:
+        if level not in (before, before + (index > 0)) or level not in known:
             raise UserError(
                 f'graph {graph.name!r}, stem block {index}: level {level} cannot follow level '
-                f'{before}; a stem begins at level 2 and goes one level at a time'
+                f'{before}; this stem begins at level {first} and goes one level at a time'
             )
         before = level
     if not graph.stem:
-        raise UserError(f'graph {graph.name!r}: the stem is empty, it needs a block at level 2')
+        raise UserError(
+            f'graph {graph.name!r}: the stem is empty, it needs a block at level {first}'
+        )
 
 
 def _validate_outputs(graph: Graph, min_level: int, max_level: int) -> None:

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
-from spinenet_jax.models.initialisers import Normal
-from spinenet_jax.models.layers import Layers
+from spinenet_jax.models.initialisers import HostInitialiser, Normal
+from spinenet_jax.models.layers import SEPARABLE_INIT, Layers
 
 TOWER_INIT = Normal(0.01)
 PREDICTOR_INIT = Normal(1e-5)
+SEPARABLE_PREDICTOR_INIT = Normal(0.03)
 PRIOR_BIAS = -math.log(99.0)  # a class probability of 0.01 at the start
 
 
@@ -25,6 +26,7 @@ class PredictionHead(nn.Module):
       channels, convs: width and depth of the tower.
       layers: makes convolutions and norms.
       bias: the predictor's bias at the start.
+      separable: whether convolutions are depthwise 3x3 and 1x1, as in mobile models.
     """
 
     outputs: int
@@ -32,22 +34,18 @@ class PredictionHead(nn.Module):
     convs: int
     layers: Layers
     bias: float = 0.0
+    separable: bool = False
 
     @nn.compact
     def __call__(self, pyramid: dict[int, FeatureMap], *, train: bool) -> list[jax.Array]:
         """{level: [B,h,w,C]} to a list over levels, lowest first, of f32[B,h,w,outputs]."""
         layers = self.layers
         tower = [
-            layers.conv(self.channels, 3, name=f'conv{j}', use_bias=True, kernel_init=TOWER_INIT)
+            self._conv(self.channels, TOWER_INIT, SEPARABLE_INIT, 0.0, name=f'conv{j}')
             for j in range(self.convs)
         ]
-        predict = layers.conv(
-            self.outputs,
-            3,
-            name='predict',
-            use_bias=True,
-            kernel_init=PREDICTOR_INIT,
-            bias_init=nn.initializers.constant(self.bias),
+        predict = self._conv(
+            self.outputs, PREDICTOR_INIT, SEPARABLE_PREDICTOR_INIT, self.bias, name='predict'
         )
         maps = []
         for level, x in sorted(pyramid.items()):
@@ -55,3 +53,22 @@ class PredictionHead(nn.Module):
                 x = layers.act(layers.norm(train, name=f'norm{j}_{level}')(conv(x)))
             maps.append(predict(x).whole().astype(jnp.float32))
         return maps
+
+    def _conv(
+        self,
+        features: int,
+        kernel_init: HostInitialiser,
+        separable_init: HostInitialiser,
+        bias: float,
+        *,
+        name: str,
+    ) -> nn.Module:
+        """A 3x3 convolution with a bias, ordinary or separable."""
+        bias_init = nn.initializers.constant(bias)
+        if self.separable:
+            return self.layers.separable_conv(
+                features, name=name, kernel_init=separable_init, bias_init=bias_init
+            )
+        return self.layers.conv(
+            features, 3, name=name, use_bias=True, kernel_init=kernel_init, bias_init=bias_init
+        )

@@ -51,6 +51,23 @@ class Normal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Glorot:
+    """Uniform values around zero with variance 2 / (inputs + outputs), Keras's default."""
+
+    def __call__(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    ) -> jax.Array:
+        """As `nn.initializers.glorot_uniform`."""
+        return nn.initializers.glorot_uniform()(key, shape, dtype)
+
+    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """f32[shape] drawn with numpy."""
+        *window, inputs, outputs = shape
+        limit = math.sqrt(6 / (math.prod(window) * (inputs + outputs)))
+        return generator.uniform(-limit, limit, shape).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class FanIn:
     """Normal values around zero with variance 1 / (inputs of an output), cut at two deviations.
 

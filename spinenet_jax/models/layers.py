@@ -16,12 +16,20 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.lowering import cells, operations
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import PLAIN, Policy
-from spinenet_jax.models.initialisers import FanIn
+from spinenet_jax.models.initialisers import FanIn, Glorot
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
 KERNEL_INIT = FanIn()
+# TF1's, of every depthwise and separable convolution: 2 / (9 * (channels + 1)).
+SEPARABLE_INIT = Glorot()
 ZERO_INIT = nn.initializers.zeros_init()
+# Of squeeze-and-excite: what follows the squeezing convolution, and the gate. The first is the
+# paper's and TF1's, the second the Model Garden's.
+SQUEEZE_ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], ...]] = {
+    'sigmoid': (nn.swish, nn.sigmoid),
+    'hard_sigmoid': (nn.relu, nn.hard_sigmoid),
+}
 
 
 class Layers(NamedTuple):
@@ -35,6 +43,7 @@ class Layers(NamedTuple):
         'symmetric' (the TF1 original: (k - 1) // 2 on both sides).
       momentum: weight of the old running statistics, in [0, 1].
       epsilon: added to the variance.
+      squeeze_gate: of squeeze-and-excite, a key of `SQUEEZE_ACTIVATIONS`.
       policy: how the device that the model runs on computes best; changes no result.
     """
 
@@ -44,6 +53,7 @@ class Layers(NamedTuple):
     padding: str = 'same'
     momentum: float = 0.99
     epsilon: float = 1e-3
+    squeeze_gate: str = 'sigmoid'
     policy: Policy = PLAIN
 
     def check(self) -> None:
@@ -58,6 +68,11 @@ class Layers(NamedTuple):
     def feature_map(self, data: jax.Array, level: int) -> FeatureMap:
         """A plain array f[B,H,W,C] as a feature map; images are level 0."""
         return FeatureMap(data, level, self.policy)
+
+    @property
+    def squeeze_activations(self) -> tuple[Callable[[jax.Array], jax.Array], ...]:
+        """What follows the squeezing convolution, and the gate."""
+        return SQUEEZE_ACTIVATIONS[self.squeeze_gate]
 
     def act(self, x: FeatureMap) -> FeatureMap:
         """The model's activation."""
@@ -86,6 +101,25 @@ class Layers(NamedTuple):
             bias_init=bias_init,
             name=name,
         )
+
+    def depthwise(
+        self, stride: int = 1, *, name: str, kernel_init: Callable = SEPARABLE_INIT
+    ) -> 'Depthwise':
+        """A 3x3 convolution of each channel by itself."""
+        return Depthwise(
+            stride, padding=self.padding, dtype=self.dtype, kernel_init=kernel_init, name=name
+        )
+
+    def separable_conv(
+        self,
+        features: int,
+        *,
+        name: str,
+        kernel_init: Callable = SEPARABLE_INIT,
+        bias_init: Callable = ZERO_INIT,
+    ) -> 'SeparableConv':
+        """A 3x3 convolution of each channel by itself, then a 1x1 convolution with a bias."""
+        return SeparableConv(features, self, kernel_init, bias_init, name=name)
 
     def doubling_conv(
         self, features: int, *, name: str, kernel_init: Callable = KERNEL_INIT
@@ -160,6 +194,63 @@ class Conv(nn.Module):
         x = x.map(lambda _: data)
         x = operations.conv(x, kernel, stride=self.stride, padding=self.padding)
         return x if bias is None else x.map(lambda data: data + bias.reshape(1, 1, 1, -1))
+
+
+class Depthwise(nn.Module):
+    """A 3x3 convolution of each channel by itself, without a bias.
+
+    Attributes:
+      stride: 1 or 2.
+      padding: 'same' or 'symmetric', see `Layers`.
+      dtype: compute type.
+      kernel_init: of the kernel [3,3,1,C].
+    """
+
+    stride: int
+    padding: str
+    dtype: jnp.dtype
+    kernel_init: Callable
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """[B,H,W,C] to [B,ceil(H/stride),ceil(W/stride),C]."""
+        kernel = self.param('kernel', self.kernel_init, (3, 3, 1, x.channels), jnp.float32)
+        data, kernel = promote_dtype(x.data, kernel, dtype=self.dtype)
+        return operations.conv(
+            x.map(lambda _: data),
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            groups=x.channels,
+        )
+
+
+class SeparableConv(nn.Module):
+    """A 3x3 convolution of each channel by itself, then a 1x1 convolution with a bias.
+
+    Attributes:
+      features: channels out.
+      layers: makes the two convolutions.
+      kernel_init, bias_init: of both kernels, and of the bias.
+    """
+
+    features: int
+    layers: Layers
+    kernel_init: Callable
+    bias_init: Callable
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """[B,H,W,C] to [B,H,W,features]."""
+        x = self.layers.depthwise(name='depthwise', kernel_init=self.kernel_init)(x)
+        return self.layers.conv(
+            self.features,
+            1,
+            name='pointwise',
+            use_bias=True,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+        )(x)
 
 
 class DoublingConv(nn.Module):

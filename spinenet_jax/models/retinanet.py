@@ -16,6 +16,7 @@ class RetinaNet(nn.Module):
       num_classes: channels of the classifier, channel 0 being background.
       anchors_per_cell: anchors at each position of each map.
       head_channels, head_convs: width and depth of both towers.
+      separable_heads: see `heads.PredictionHead`.
     """
 
     backbone: nn.Module
@@ -24,12 +25,14 @@ class RetinaNet(nn.Module):
     anchors_per_cell: int = 9
     head_channels: int = 256
     head_convs: int = 4
+    separable_heads: bool = False
 
     def setup(self) -> None:
         tower = {
             'channels': self.head_channels,
             'convs': self.head_convs,
             'layers': self.layers,
+            'separable': self.separable_heads,
         }
         self.class_head = PredictionHead(
             self.anchors_per_cell * self.num_classes, bias=PRIOR_BIAS, **tower

@@ -7,9 +7,10 @@ import jax
 from flax import linen as nn
 
 from spinenet_jax.lowering.feature_map import FeatureMap
-from spinenet_jax.models.blocks import maybe_remat
-from spinenet_jax.models.graph import EXPANSION, Graph, filters
+from spinenet_jax.models.blocks import Block, maybe_remat
+from spinenet_jax.models.graph import EXPANSION, MOBILE, Graph, filters
 from spinenet_jax.models.layers import Layers
+from spinenet_jax.models.mobile import InvertedBottleneck, SeparableResample, mobile_stem
 from spinenet_jax.models.stem import stem
 from spinenet_jax.ops.resample import level_size
 
@@ -78,7 +79,9 @@ class SpineNet(nn.Module):
       graph: the blocks and their wiring; must be valid (`graph.validate`).
       layers: makes convolutions and norms; also carries activation and padding.
       width: multiplies the base filters, truncated to whole channels; the 7x7 stem stays at 64.
-      resample_alpha: width inside a resampling, as a share of the parent's.
+        A mobile network's narrows with the others.
+      resample_alpha: width inside a resampling, as a share of the parent's; mobile networks have
+        none.
       block_repeats: copies of each block in a row, at least 1.
       endpoint_channels: channels of every output map.
       levels: (lowest, highest) output level.
@@ -108,10 +111,14 @@ class SpineNet(nn.Module):
         Any H and W from 1 pixel up; sizes that are multiples of 2**7 need no fractional resize.
         """
         graph, merges = self.graph, self.graph.merges
-        x = stem(self.layers, images, train)
+        if graph.is_mobile:
+            x = mobile_stem(self.layers, images, filters(0, self.width, MOBILE), train)
+        else:
+            x = stem(self.layers, images, train)
         nodes: list[FeatureMap] = []
         for index, level in enumerate(graph.stem):
-            x = self._group(f'stem_block{index}', 'bottleneck', level, 0.0, x, train)
+            kind = graph.kinds[index]
+            x = self._group(f'stem_block{index}', kind, level, 0.0, x, train)
             nodes.append(x)
         for number, block in enumerate(graph.blocks, 1):
             index = len(nodes)
@@ -138,34 +145,48 @@ class SpineNet(nn.Module):
         Only blocks of the stem change the width of their map or halve it, and so project: the first
         one of all, and the first one of each further level.
         """
-        block = maybe_remat(self.remat)
         in_stem = name.startswith('stem')
         halves = level > x.level
         for repeat in range(self.block_repeats):
-            x = block(
-                kind=kind,
-                filters=filters(level, self.width),
-                layers=self.layers,
-                stride=2 if halves and repeat == 0 else 1,
-                project=repeat == 0 and (halves or name == 'stem_block0'),
-                drop_rate=rate,
-                keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
-                drop_size=self.dropblock_size,
-                name=f'{name}_{repeat}',
-            )(x, train)
+            stride = 2 if halves and repeat == 0 else 1
+            if kind == MOBILE:
+                block = maybe_remat(self.remat, InvertedBottleneck)(
+                    filters=filters(level, self.width, kind),
+                    layers=self.layers,
+                    stride=stride,
+                    drop_rate=rate,
+                    name=f'{name}_{repeat}',
+                )
+            else:
+                block = maybe_remat(self.remat, Block)(
+                    kind=kind,
+                    filters=filters(level, self.width, kind),
+                    layers=self.layers,
+                    stride=stride,
+                    project=repeat == 0 and (halves or name == 'stem_block0'),
+                    drop_rate=rate,
+                    keep_prob=1.0 if in_stem else self.dropblock_keep_prob,
+                    drop_size=self.dropblock_size,
+                    name=f'{name}_{repeat}',
+                )
+            x = block(x, train)
             x = x.settled() if halves and repeat == 0 else x
         return x
 
-    def _resample(self, index: int, position: int, parent: int) -> Resample:
+    def _resample(self, index: int, position: int, parent: int) -> Resample | SeparableResample:
         """The edge from `parent` to block `index`."""
         block = self.graph.blocks[index - len(self.graph.stem)]
+        channels = filters(block.level, self.width, block.kind) * EXPANSION[block.kind]
+        name = f'resample{index}_{position}'
+        if block.kind == MOBILE:
+            return SeparableResample(channels, block.level, self.layers, name=name)
         return Resample(
             middle=int(filters(self.graph.levels[parent], self.width) * self.resample_alpha),
-            channels=filters(block.level, self.width) * EXPANSION[block.kind],
+            channels=channels,
             level=block.level,
             layers=self.layers,
             pooling=self.pooling,
-            name=f'resample{index}_{position}',
+            name=name,
         )
 
     def _endpoint(self, x: FeatureMap, train: bool) -> FeatureMap:
