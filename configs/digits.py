@@ -2,6 +2,9 @@
 
 python train.py --config=configs/digits.py --workdir=runs/digits
 python train.py --config=configs/digits.py:masks --workdir=runs/masks
+
+Hardware assumed: two CPU cores. Masks, four epochs, 500 steps (on a machine that other jobs kept
+busy): box AP 0.568, mask AP 0.502; after two of them 0.368 and 0.346.
 """
 
 from ml_collections import ConfigDict
@@ -57,6 +60,7 @@ def _set_masks(config: ConfigDict) -> None:
     """Mask R-CNN with few regions: a scene has one to five digits."""
     config.task = 'instance_segmentation'
     config.model.hidden_channels = 128
+    config.train.epochs = 4
     config.train.max_proposals = 100
     config.train.regions = 32
     config.eval.max_proposals = 100

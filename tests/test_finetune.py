@@ -74,6 +74,14 @@ def test_settings_come_from_the_workdir(tmp_path):
     assert all(set(config[key]) == set(plain[key]) for key in ('model', 'data', 'train', 'optim'))
 
 
+def test_masks_go_on_with_masks(tmp_path):
+    (tmp_path / 'config.json').write_text(digits.get_config('masks').to_json())
+    config = finetune.get_config(str(tmp_path))
+    assert config.task == 'instance_segmentation' and config.model.hidden_channels == 128
+    assert (config.train.regions, config.train.max_proposals) == (32, 100)
+    assert config.eval.max_proposals == 100
+
+
 def test_missing_workdir_is_one_line(tmp_path):
     with pytest.raises(UserError, match='workdir of an earlier run is missing'):
         finetune.get_config()

@@ -22,7 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from spinenet_jax import launch
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ('README.md', 'docs/benchmarks.md', 'docs/search.md')
+PAGES = (
+    'README.md',
+    'docs/benchmarks.md',
+    'docs/instance_segmentation.md',
+    'docs/search.md',
+)
 PART = re.compile(r'(<!-- begin (\w+)(?: ([^\n]+?))? -->\n)(.*?)(<!-- end -->)', re.DOTALL)
 NOT_RUN = '*not run*\n'
 

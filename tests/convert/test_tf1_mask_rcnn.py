@@ -12,14 +12,17 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from spinenet_jax.convert import tf_checkpoint, weights
+from configs import common
+from spinenet_jax.convert import tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import tf1_names
+from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.ops.region_losses import Normalisation
 from spinenet_jax.ops.sampling import AnchorSample, Regions
+from spinenet_jax.tasks.build import build_task
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from tests import tf1
 from tests.convert import golden
@@ -99,6 +102,21 @@ def test_every_variable_has_its_place(name, request):
     assert found.task == 'instance_segmentation'
     assert found.settings == {**SETTINGS, 'cascade': name == 'cascade'}
     assert len(arrays) == len(tf1_names(found.architecture))
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
+def test_the_config_it_gets_decodes_as_tf1(name, request):
+    found = request.getfixturevalue(name)[0]
+    base = common.get_config()
+    base.task = 'instance_segmentation'
+    base.model.update({key: found.settings[key] for key in ('width', 'resample_alpha')})
+    config = workdir.fit_config(base, found, 'golden')
+    task = build_task(config)
+    assert task.eval_proposals.inclusive and not task.train_proposals.inclusive
+    assert task.cascade == (name == 'cascade')
+    base.task = 'detection'
+    with pytest.raises(UserError, match="has task='detection', but golden holds a model of"):
+        workdir.fit_config(base, found, 'golden')
 
 
 @pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
@@ -280,9 +298,10 @@ def test_losses_equal_the_originals(step):
 def test_gradients_equal_the_originals(step, mask_rcnn):
     """Of every variable with frozen norms; with batch statistics those of the heads.
 
-    Through batch statistics of two pictures, TF1's gradients of the stem's first block, 4 channels
-    wide, differ from ours by up to a third, and elsewhere in the backbone by up to 4%. Ours do not
-    change in float64 (by 1e-5) nor under noise on the pictures (1e-3); the reason is not known.
+    Through batch statistics of two pictures, activations within rounding of 0 decide which way the
+    gradients of narrow layers go: one of 32,768 in the stem's first block is 1.4e-5 here, and with
+    that one moved below 0 its gradients, up to a third away from TF1's, agree to 0.2%. A few others
+    leave up to 4% in single norms of the backbone.
     """
     stored, gradient, _ = step
     found = mask_rcnn[0]
