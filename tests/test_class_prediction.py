@@ -20,11 +20,11 @@ SETTINGS = {'data': {'max_pixels': 10**6}, 'eval': {'batch_size': 4}}
 
 
 class Mean(nn.Module):
-    """The mean of each image."""
+    """The darkest value of each image."""
 
     def __call__(self, images, *, train):
         del train
-        return images.mean((1, 2, 3))
+        return images.min((1, 2, 3))
 
 
 class BrightTask(ClassificationTask):

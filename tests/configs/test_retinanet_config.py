@@ -15,6 +15,9 @@ MODELS = {
     '143': (1.0, 1.0, 3, 256, 256, 4, 1280, 4),
     '190': (1.3, 1.0, 4, 512, 512, 7, 1280, 4),
     'R0-SP53': (1.0, 0.5, 1, 256, 256, 4, 640, 3),
+    'mb49': (1.0, 1.0, 1, 48, 48, 4, 384, 3),
+    'mb49S': (0.65, 1.0, 1, 40, 40, 4, 384, 3),
+    'mb49XS': (0.6, 1.0, 1, 24, 24, 4, 256, 3),
     'r50': (1.0, 0.5, 1, 256, 256, 4, 640, 4),
     'r101': (1.0, 0.5, 1, 256, 256, 4, 1024, 4),
     'r152': (1.0, 0.5, 1, 256, 256, 4, 1280, 4),
@@ -24,6 +27,7 @@ PROTOCOLS = {
     'A': (250, 0.8, 1.2, 'relu', 0.9, 0.0),
     'B': (350, 0.5, 2.0, 'relu', 1.0, 0.0),
     'C': (500, 0.5, 2.0, 'swish', 1.0, 0.2),
+    'M': (600, 0.5, 2.0, 'swish', 1.0, 0.0),
 }
 EXCEPTIONS = {
     ('143', 'C'): (500, 0.5, 2.0, 'swish', 1.0, 0.16),
@@ -53,7 +57,10 @@ def test_config_is_the_papers(model, protocol):
         *(m.activation, m.dropblock_keep_prob, m.stochastic_depth),
     )
     assert config.optim.decay_epochs == (epochs - 30, epochs - 10)
-    assert m.graph == ('r0_sp53' if model == 'R0-SP53' else 'spinenet49')
+    mobile = model.startswith('mb')
+    assert m.graph == {'R0-SP53': 'r0_sp53'}.get(model, 'mobile49' if mobile else 'spinenet49')
+    assert m.separable_heads == mobile
+    assert config.optim.weight_decay == (3e-5 if protocol == 'M' else 4e-5)
     resnet = model.startswith('r')
     assert m.backbone == ('resnet_fpn' if resnet else 'spinenet')
     assert not resnet or m.depth == int(model[1:])

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from spinenet_jax import settings
 from spinenet_jax.data.batch import Rows
 from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.models.build import build_model
@@ -29,24 +30,7 @@ def load(stage: str) -> dict[str, np.ndarray]:
 
 def model_config(model: dict[str, Any]) -> ConfigDict:
     """A config's `model` part for a model of `oracle_cases`."""
-    return ConfigDict(
-        {
-            'backbone': 'spinenet',
-            'graph': 'spinenet49',
-            'depth': 50,
-            'min_level': 3,
-            'max_level': 7,
-            'stochastic_depth': 0.0,
-            'dropblock_keep_prob': 1.0,
-            'dropblock_size': 7,
-            'padding': 'same',
-            'pooling': 'chain',
-            'bn_momentum': 0.99,
-            'bn_epsilon': 1e-3,
-            'dtype': 'float32',
-            **model,
-        }
-    )
+    return ConfigDict({**settings.default_config().model.to_dict(), 'dtype': 'float32', **model})
 
 
 def random_variables(

@@ -96,5 +96,5 @@ def test_built_from_config():
             build_task(settings(label_smoothing=wrong))
     config = settings(label_smoothing=0.0)
     config.task = 'divination'
-    with pytest.raises(UserError, match="'divination': choose one of 'detection', 'classif"):
+    with pytest.raises(UserError, match="'divination': choose one of 'detection', 'instance"):
         build_task(config)

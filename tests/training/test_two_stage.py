@@ -47,7 +47,7 @@ def test_trains_scores_and_draws(straight):
     assert {'AP', 'mask/AP'} <= results.keys() and results['images'] == 8
     names = sorted(path.name for path in (folder / 'pictures').iterdir())
     assert names == [f'{step}_{image}.jpg' for step in (2, 4, 6) for image in (0, 4)]
-    assert cv2.imread(str(folder / 'pictures' / names[0])).shape == (960, 960, 3)
+    assert cv2.imread(str(folder / 'pictures' / names[0])).shape == (1004, 1944, 3)
 
 
 def test_stopped_and_resumed_equals_straight(straight, tmp_path):
