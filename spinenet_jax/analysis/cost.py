@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from spinenet_jax.models.mask_rcnn import MaskRCNN
 from spinenet_jax.tasks.build import build_task_model
+from spinenet_jax.tasks.instance_segmentation import POSITIVE_FRACTION
 
 
 class Cost(NamedTuple):
@@ -88,9 +90,18 @@ def model_cost(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]
     return dict(sorted(costs.items(), key=lambda item: -item[1].multiply_adds))
 
 
-def config_cost(config: ConfigDict) -> dict[str, Cost]:
-    """`model_cost` of a config's model at its input size, plainly formulated, on any machine."""
+def config_cost(config: ConfigDict, *, train: bool = False) -> dict[str, Cost]:
+    """`model_cost` of a config's model at its input size, plainly formulated, on any machine.
+
+    Args:
+      config: `task`, `model`, `data.image_size`, and `train.regions` of a two-stage detector.
+      train: count the regions that a two-stage detector's heads look at in training, which are
+        fewer than in inference. Still one forward pass.
+    """
     model = build_task_model(config, axis_name=None)
+    if train and isinstance(model, MaskRCNN):
+        regions = config.train.regions
+        model = model.clone(proposals=regions, detections=round(regions * POSITIVE_FRACTION))
     return model_cost(model, tuple(config.data.image_size))
 
 

@@ -126,7 +126,7 @@ def network_flops(config: ConfigDict, train: bool) -> int:
 
     What the compiler adds (recomputation, padding, losses) does not count.
     """
-    multiply_adds = sum(cost.multiply_adds for cost in config_cost(config).values())
+    multiply_adds = sum(cost.multiply_adds for cost in config_cost(config, train=train).values())
     return 2 * (3 if train else 1) * multiply_adds
 
 

@@ -33,7 +33,7 @@ def estimate_step(config: ConfigDict, devices: int) -> int:
     Parameters, momentum and gradients in float32, and for each image twice what convolutions put
     out: once for the backward pass, once more for norms, activations and gradients on the way.
     """
-    cost = sum(config_cost(config).values(), Cost())
+    cost = sum(config_cost(config, train=True).values(), Cost())
     images = config.train.batch_size / devices / max(1, config.optim.accumulate_steps)
     value = np.dtype(DTYPES[config.model.dtype]).itemsize
     return round(3 * 4 * cost.parameters + images * 2 * value * cost.activations)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from spinenet_jax.analysis.cost import Cost, model_cost
+from configs import digits
+from spinenet_jax.analysis.cost import Cost, config_cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import GRAPHS, MOBILE_SCALING, SCALING
 from spinenet_jax.models.resnet import DEPTHS
@@ -101,3 +102,13 @@ def test_cost_by_hand():
     costs = model_cost(Tiny(), (8, 8))
     assert costs['conv'] == Cost(3 * 9 * 4 + 4, 64 * 27 * 4, 64 * 4)
     assert costs['dense'] == Cost(4 * 5 + 5, 64 * 4 * 5, 64 * 5)
+
+
+def test_training_looks_at_other_regions():
+    config = digits.get_config('masks')
+    config.train.regions = 64
+    found, trained = (config_cost(config, train=train) for train in (False, True))
+    box, mask = 'box_heads_0', 'mask_head'
+    assert trained[box].multiply_adds * 1000 == found[box].multiply_adds * 64
+    assert trained[mask].multiply_adds * 100 == found[mask].multiply_adds * 16
+    assert trained['backbone'] == found['backbone']
