@@ -79,11 +79,7 @@ def _set_model(config: ConfigDict, model: str) -> None:
         config.model.backbone = 'resnet_fpn'  # without the pyramid: its last map is pooled
         config.model.depth = RESNETS[model]
     else:
-        scaling = SCALING[model]
-        config.model.width = scaling.width
-        config.model.resample_alpha = scaling.resample_alpha
-        config.model.block_repeats = scaling.block_repeats
-        config.model.endpoint_channels = scaling.endpoint_channels
+        common.set_scaling(config, SCALING[model])
     config.model.bn_momentum = 0.9
     config.model.bn_epsilon = 1e-5
 

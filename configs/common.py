@@ -10,11 +10,20 @@ prints it. A file beside this one changes some of them; nothing adds a field els
 from ml_collections import ConfigDict
 
 from spinenet_jax import settings
+from spinenet_jax.models.graph import Scaling
 
 
 def get_config() -> ConfigDict:
     """A config with every setting at its default, to be specialised."""
     return settings.default_config()
+
+
+def set_scaling(config: ConfigDict, scaling: Scaling) -> None:
+    """Give the backbone the width, resampling, repeats and endpoints of a row of SCALING."""
+    config.model.width = scaling.width
+    config.model.resample_alpha = scaling.resample_alpha
+    config.model.block_repeats = scaling.block_repeats
+    config.model.endpoint_channels = scaling.endpoint_channels
 
 
 if __name__ == '__main__':

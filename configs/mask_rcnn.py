@@ -100,11 +100,7 @@ def get_config(argument: str = '49-B') -> ConfigDict:
 
 
 def _set_model(config: ConfigDict, variant: Variant) -> None:
-    scaling = SCALING[variant.scaling]
-    config.model.width = scaling.width
-    config.model.resample_alpha = scaling.resample_alpha
-    config.model.block_repeats = scaling.block_repeats
-    config.model.endpoint_channels = scaling.endpoint_channels
+    common.set_scaling(config, SCALING[variant.scaling])
     config.model.head_channels = variant.head_channels
     config.model.head_convs = variant.head_convs
     config.model.hidden_channels = variant.hidden_channels

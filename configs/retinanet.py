@@ -106,10 +106,7 @@ def _set_model(config: ConfigDict, variant: Variant) -> None:
     is_mobile = variant.graph == 'mobile49'
     scaling = (MOBILE_SCALING if is_mobile else SCALING)[variant.scaling]
     config.model.separable_heads = is_mobile
-    config.model.width = scaling.width
-    config.model.resample_alpha = scaling.resample_alpha
-    config.model.block_repeats = scaling.block_repeats
-    config.model.endpoint_channels = scaling.endpoint_channels
+    common.set_scaling(config, scaling)
     config.model.head_channels = scaling.head_channels
     config.model.head_convs = scaling.head_convs
     config.model.graph = variant.graph
