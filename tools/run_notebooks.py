@@ -29,6 +29,7 @@ LINKED = (
     'tools',
     'train.py',
     'eval.py',
+    'export.py',
     'predict.py',
     'search.py',
 )
