@@ -26,6 +26,7 @@ LINKED = (
     'configs',
     'docs',
     'spinenet_jax',
+    'tests',
     'tools',
     'train.py',
     'eval.py',
