@@ -98,7 +98,7 @@ notebook.show(pictures, columns=5, titles=[f'P{level}' for level in pyramid])
 # code has written.
 
 # %%
-# !test -d runs/tf1 || python tools/convert_checkpoint.py --source=tests/goldens/tf1_retinanet --workdir=runs/tf1 --config=configs/retinanet.py:49-B
+# !test -d runs/tf1 || python tools/convert_checkpoint.py --source=tests/goldens/tf1_retinanet --workdir=runs/tf1
 print(spinenet_jax.load('runs/tf1'))
 
 # %% [markdown]
