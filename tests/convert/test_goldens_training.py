@@ -5,11 +5,11 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.parallel import AXIS
+from spinenet_jax.settings import default_config
 from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.training.optim import decay_mask, make_optimizer
 from spinenet_jax.training.state import TrainState
@@ -47,10 +47,9 @@ def ten_steps():
     model, sgd = cases.TRAINING, cases.TRAINING_SGD
     module = build_model(golden.model_config(model), task='detection', axis_name=AXIS)
     start = golden.random_variables(module, cases.TRAINING_SIZE, cases.training_weight)
-    optimizer = make_optimizer(
-        ConfigDict({'weight_decay': sgd['weight_decay'], 'clip_norm': 0.0, 'momentum': 0.9}),
-        lambda step: sgd['learning_rate'],
-    )
+    config = default_config().optim
+    config.update({'weight_decay': sgd['weight_decay'], 'clip_norm': 0.0, 'momentum': 0.9})
+    optimizer = make_optimizer(config, lambda step: sgd['learning_rate'])
     state = TrainState(
         step=np.int32(0),
         params=start['params'],
