@@ -1,4 +1,4 @@
-"""The embedded data set from nothing to a classifier, as a user does it."""
+"""The embedded data set from nothing to a classifier, as a user does it, in fewer epochs."""
 
 import json
 import os
@@ -31,14 +31,17 @@ def processor_seconds():
 
 
 @pytest.mark.slow
-def test_scans_are_learned_in_ten_minutes(tmp_path):
+def test_scans_are_learned(tmp_path):
     workdir = tmp_path / 'run'
     began = processor_seconds()
-    script('train', '--config=configs/classification.py:digits-49S', f'--workdir={workdir}')
+    script(
+        *('train', '--config=configs/classification.py:digits-49S', f'--workdir={workdir}'),
+        '--config.train.epochs=7',
+    )
     seconds = processor_seconds() - began
     trained = json.loads((workdir / 'results.json').read_text())
-    assert trained['top1'] >= 0.97 and trained['images'] == 364
-    assert seconds < 2 * 600  # ten minutes of two cores, whoever else uses them
+    assert trained['top1'] >= 0.94 and trained['images'] == 364
+    assert seconds < 7 / 12 * 2 * 600  # twelve epochs in ten minutes of two cores
     assert not (workdir / 'detections.json').exists()
 
     table = script('eval', f'--workdir={workdir}', '--checkpoint=latest')
@@ -55,6 +58,6 @@ def test_scans_are_learned_in_ten_minutes(tmp_path):
     best = [line.split('.png: ')[1].split(', ') for line in lines]
     assert len(best) == 20 and all(len(classes) == 5 for classes in best)
     right = [c[0].split()[0] == str(source[i]['label'] - 1) for i, c in enumerate(best)]
-    assert sum(right) >= 18
+    assert sum(right) >= 17
     records = json.loads((tmp_path / 'found/predictions.json').read_text())
     assert records['images'][3]['classes'][0]['name'] == best[3][0].split()[0]
