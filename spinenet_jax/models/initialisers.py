@@ -51,23 +51,6 @@ class Normal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Glorot:
-    """Uniform values around zero with variance 2 / (inputs + outputs), Keras's default."""
-
-    def __call__(
-        self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
-    ) -> jax.Array:
-        """As `nn.initializers.glorot_uniform`."""
-        return nn.initializers.glorot_uniform()(key, shape, dtype)
-
-    def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """f32[shape] drawn with numpy."""
-        *window, inputs, outputs = shape
-        limit = math.sqrt(6 / (math.prod(window) * (inputs + outputs)))
-        return generator.uniform(-limit, limit, shape).astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
 class FanIn:
     """Normal values around zero with variance 1 / (inputs of an output), cut at two deviations.
 
@@ -122,7 +105,11 @@ class FanOut:
 
 @dataclasses.dataclass(frozen=True)
 class GlorotUniform:
-    """Uniform values of variance 2 / (inputs + outputs), for matrices (Glorot and Bengio, 2010)."""
+    """Uniform values around zero, Keras's default (Glorot and Bengio, 2010).
+
+    Their variance is 2 / (taps * (inputs + outputs)). The last two axes of a kernel count inputs
+    and outputs, those before them its taps; a matrix has one.
+    """
 
     def __call__(
         self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
@@ -132,7 +119,8 @@ class GlorotUniform:
 
     def sample(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """f32[shape] drawn with numpy."""
-        limit = math.sqrt(6.0 / sum(shape))
+        *taps, inputs, outputs = shape
+        limit = math.sqrt(6.0 / (math.prod(taps) * (inputs + outputs)))
         values = generator.random(shape, np.float32)
         values -= np.float32(0.5)
         values *= np.float32(2.0 * limit)

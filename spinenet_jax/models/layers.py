@@ -16,13 +16,13 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.lowering import cells, operations
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import PLAIN, Policy
-from spinenet_jax.models.initialisers import FanIn, Glorot
+from spinenet_jax.models.initialisers import FanIn, GlorotUniform
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
 KERNEL_INIT = FanIn()
 # TF1's, of every depthwise and separable convolution: 2 / (9 * (channels + 1)).
-SEPARABLE_INIT = Glorot()
+SEPARABLE_INIT = GlorotUniform()
 ZERO_INIT = nn.initializers.zeros_init()
 # Of squeeze-and-excite: what follows the squeezing convolution, and the gate. The first is the
 # paper's and TF1's, the second the Model Garden's.

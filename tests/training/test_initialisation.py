@@ -61,6 +61,7 @@ class Stacked(nn.Module):
         (FanIn(), (1, 1, 400, 300), 1 / 20, CUT / CUT_DEVIATION),
         (FanOut(2.0), (3, 3, 300, 40), math.sqrt(2 / 360), math.inf),
         (GlorotUniform(), (400, 300), math.sqrt(2 / 700), math.sqrt(3)),
+        (GlorotUniform(), (3, 3, 1, 9000), math.sqrt(2 / (9 * 9001)), math.sqrt(3)),
     ],
 )
 def test_the_host_draws_what_the_initialiser_says(initialiser, shape, deviation, largest):
