@@ -19,13 +19,13 @@ from spinenet_jax import settings
 from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
-from spinenet_jax.files import DamagedFileError, absolute, read_json
+from spinenet_jax.files import DamagedFileError, read_json
 from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.ops.images import normalise
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.build import build_task, build_task_model
 from spinenet_jax.tasks.task import Task
-from spinenet_jax.training.checkpoint import load_model
+from spinenet_jax.training.checkpoint import load_model, workdir_of
 from spinenet_jax.training.step import make_eval_step
 
 
@@ -58,10 +58,13 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     What an earlier version did not write is filled in, what is no setting any more is ignored;
     the log says both.
 
+    Args:
+      workdir: of the run, or one of its checkpoints (`workdir/checkpoints/1000`).
+
     Raises:
       UserError: there is no such file, or it holds something else.
     """
-    path = absolute(workdir) / 'config.json'
+    path = workdir_of(workdir) / 'config.json'
     if not path.exists():
         raise UserError(f'{path}: no such file; give --config, or the --workdir of a run')
     try:
@@ -127,10 +130,7 @@ def make_feature_step(
         maps = module.backbone(normalise(images, content_size), train=False)
         return {level: x.whole().astype(jnp.float32) for level, x in maps.items()}
 
-    def step(variables, images, content_size):
-        return nn.apply(pyramid, model)(variables, images, content_size)
-
-    return jax.jit(step)
+    return jax.jit(nn.apply(pyramid, model))
 
 
 def read_categories(workdir: str | os.PathLike) -> list[Category]:
@@ -139,10 +139,7 @@ def read_categories(workdir: str | os.PathLike) -> list[Category]:
     Raises:
       UserError: the file is damaged.
     """
-    folder = absolute(workdir)
-    if folder.parent.name == 'checkpoints':
-        folder = folder.parent.parent
-    path = folder / 'categories.json'
+    path = workdir_of(workdir) / 'categories.json'
     try:
         rows = read_json(path) or []
         return [Category(int(c['label']), int(c['id']), str(c['name'])) for c in rows]

@@ -21,7 +21,6 @@ from spinenet_jax import inference, prediction
 from spinenet_jax.data.batch import NO_RECORD
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
-from spinenet_jax.files import absolute
 from spinenet_jax.training.distributed import use_compilation_cache
 from spinenet_jax.visualize import class_colour, draw_label, fit
 
@@ -209,9 +208,7 @@ def load(run: str | os.PathLike, checkpoint: str | int = 'best') -> Predictor:
     """
     if not jax_config.jax_compilation_cache_dir:
         use_compilation_cache()
-    folder = absolute(run)
-    settings = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
-    config = inference.read_config(settings)
+    config = inference.read_config(run)
     return Predictor(inference.load_trained(config, run, str(checkpoint)))
 
 

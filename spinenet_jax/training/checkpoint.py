@@ -256,6 +256,12 @@ class _BestStep:
         return [best is not None and info.step == best.step for info in checkpoints]
 
 
+def workdir_of(path: str | os.PathLike) -> epath.Path:
+    """The workdir that a path names: itself, or the one around a checkpoint in it."""
+    path = absolute(path)
+    return path.parent.parent if path.parent.name == FOLDER else path
+
+
 def load_model(path: str | os.PathLike, which: str = 'best') -> tuple[dict[str, Any], int]:
     """Read the weights of a run, without its optimizer; the run may go on meanwhile.
 

@@ -13,8 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.files import DamagedFileError, absolute, read_json
+from spinenet_jax.files import DamagedFileError, read_json
 from spinenet_jax.models import graph as graphs
+from spinenet_jax.training.checkpoint import workdir_of
 
 NAMES_SHOWN = 6
 
@@ -83,10 +84,8 @@ def other_graph(model_config: ConfigDict, where: str) -> str:
       model_config: of the new run.
       where: workdir of the run that the weights are from, or one of its checkpoints.
     """
-    folder = absolute(where)
-    folder = folder.parent.parent if folder.parent.name == 'checkpoints' else folder
     try:
-        saved = (read_json(folder / 'config.json') or {})['model']
+        saved = (read_json(workdir_of(where) / 'config.json') or {})['model']
         if {saved['backbone'], model_config.backbone} != {'spinenet'}:
             return ''
         theirs, ours = graphs.load(saved['graph']), graphs.load(model_config.graph)
