@@ -5,7 +5,7 @@ suppression are inside, so that whoever runs the file needs nothing of this pack
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import jax
@@ -143,17 +143,9 @@ def _variables(trained: Trained) -> Mapping[str, object]:
     return {'params': trained.params, 'batch_stats': trained.batch_stats}
 
 
-def _joined(task: DetectionTask, outputs: Sequence[Sequence[jax.Array]]) -> list[jax.Array]:
-    """Logits f32[B,A,K] and codes f32[B,A,4] from those of each level."""
-    return [
-        jnp.concatenate([x.reshape(x.shape[0], -1, width) for x in levels], axis=1)
-        for levels, width in zip(outputs, (task.num_classes, 4), strict=True)
-    ]
-
-
 def _raw(trained: Trained, model: nn.Module, images: jax.Array) -> Outputs:
     outputs = model.apply(_variables(trained), images, train=False)
-    logits, codes = _joined(trained.task, outputs)
+    logits, codes = trained.task.joined(outputs)
     return {'logits': logits, 'codes': codes}
 
 
@@ -166,7 +158,7 @@ def _from_images(
     content = jnp.broadcast_to(content.astype(jnp.int32), (images.shape[0], 2))
     batch = {'image': placed, 'content_size': content}
     outputs = nn.apply(task.forward, model)(_variables(trained), batch, train=False)
-    return (*_joined(task, outputs), scale)
+    return (*task.joined(outputs), scale)
 
 
 def _detect(

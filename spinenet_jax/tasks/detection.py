@@ -122,12 +122,16 @@ class DetectionTask:
           (labels, from 1) and valid bool[B,D].
         """
         del batch
-        logits, codes = (
-            jnp.concatenate([x.reshape(x.shape[0], -1, width) for x in levels], axis=1)
-            for levels, width in zip(outputs, (self.num_classes, 4), strict=True)
-        )
+        logits, codes = self.joined(outputs)
         found = nms.detect(logits, codes, self.anchors, self.image_size, self.rules)
         return found._asdict()
+
+    def joined(self, outputs: Outputs) -> list[jax.Array]:
+        """Logits f32[B,A,K] and codes f32[B,A,4] of the whole pyramid, from those of its levels."""
+        return [
+            jnp.concatenate([x.reshape(x.shape[0], -1, width) for x in levels], axis=1)
+            for levels, width in zip(outputs, (self.num_classes, 4), strict=True)
+        ]
 
     def evaluator(self, source: Source) -> DetectionEvaluator:
         """COCO's metrics of boxes."""
