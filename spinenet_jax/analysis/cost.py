@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from spinenet_jax.models.mask_rcnn import MaskRCNN
-from spinenet_jax.tasks.build import build_task_model
-from spinenet_jax.tasks.instance_segmentation import POSITIVE_FRACTION
+from spinenet_jax.tasks.build import build_task_model, model_in_training
 
 
 class Cost(NamedTuple):
@@ -99,9 +97,8 @@ def config_cost(config: ConfigDict, *, train: bool = False) -> dict[str, Cost]:
         fewer than in inference. Still one forward pass.
     """
     model = build_task_model(config, axis_name=None)
-    if train and isinstance(model, MaskRCNN):
-        regions = config.train.regions
-        model = model.clone(proposals=regions, detections=round(regions * POSITIVE_FRACTION))
+    if train:
+        model = model_in_training(config, model)
     return model_cost(model, tuple(config.data.image_size))
 
 

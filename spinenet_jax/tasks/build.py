@@ -12,7 +12,10 @@ from spinenet_jax.ops.nms import Rules
 from spinenet_jax.ops.proposals import ProposalRules
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
-from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
+from spinenet_jax.tasks.instance_segmentation import (
+    POSITIVE_FRACTION,
+    InstanceSegmentationTask,
+)
 from spinenet_jax.tasks.task import Task
 
 NORMALISATIONS = {'tf1': region_losses.TF1, 'tf2': region_losses.TF2}
@@ -49,6 +52,17 @@ def build_task_model(
         policy=policy,
         remat=remat,
     )
+
+
+def model_in_training(config: ConfigDict, model: nn.Module) -> nn.Module:
+    """`model` such that its `__call__` does the work of a training step's forward pass.
+
+    That differs for two-stage detectors, whose heads look at fewer regions in training.
+    """
+    if config.task != 'instance_segmentation':
+        return model
+    regions = config.train.regions
+    return model.clone(proposals=regions, detections=round(regions * POSITIVE_FRACTION))
 
 
 def _classification(config: ConfigDict) -> ClassificationTask:
