@@ -38,7 +38,7 @@ from spinenet_jax.training.step import check_batch_size, make_train_step
 from spinenet_jax.training.transfer import other_graph, transfer
 
 MOST_STEPS = 2**31 - 1  # a step is an int32
-FEW_STEPS = 200  # a detector of this family scores near zero after fewer
+FEW_STEPS = 200  # from nothing, a detector of this family scores near zero after fewer
 
 
 class RunResult(NamedTuple):
@@ -341,8 +341,8 @@ def _remarks(config: ConfigDict, plan: _Plan) -> list[str]:
     lines = []
     if plan.total < FEW_STEPS:
         lines.append(
-            f'{plan.total} steps are few: after less than {FEW_STEPS}, a detector finds next to '
-            'nothing. Set train.min_steps, or raise train.epochs'
+            f'{plan.total} steps may be too few to learn from: set train.min_steps, or raise '
+            'train.epochs'
         )
     if plan.total <= config.optim.min_warmup_steps:
         lines.append(

@@ -45,7 +45,7 @@ def test_warm_up_has_a_least_number_of_steps():
 def test_a_run_that_is_too_short_is_told_so():
     config = config_of()
     (line,) = loop._remarks(config, loop._plan(config, 24))
-    assert line.startswith('72 steps are few') and 'train.min_steps' in line
+    assert line.startswith('72 steps may be too few') and 'train.min_steps' in line
     config = config_of(min_steps=300)
     assert loop._remarks(config, loop._plan(config, 24)) == []
     config.optim.min_warmup_steps = 300
