@@ -50,7 +50,6 @@ class ProposalHead(nn.Module):
         )
         logits, codes = [], []
         for level, x in sorted(pyramid.items()):
-            x = x.settled()
             for j, conv in enumerate(tower):
                 x = layers.act(layers.norm(train, name=f'norm{j}_{level}')(conv(x)))
             logits.append(score(x).whole().astype(jnp.float32))
