@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -111,3 +113,41 @@ def part(stored: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays below 'prefix/', without it."""
     below = f'{prefix}/'
     return {key.removeprefix(below): v for key, v in stored.items() if key.startswith(below)}
+
+
+def total_loss(
+    task: Any,
+    module: Any,
+    batch: dict[str, Any],
+    weight_decay: float,
+    seen_as: Callable[[Any], Any] = lambda model: model,
+) -> Callable[..., Any]:
+    """The loss of instance segmentation with weight decay, as both public codes add it.
+
+    Args:
+      task, module: of instance segmentation.
+      batch: the objects.
+      weight_decay: of kernels.
+      seen_as: what the task gets in place of the bound module.
+
+    Returns:
+      A function of params, batch_stats and normalised images; the loss, and beside it
+      (losses, decay, outputs, updated statistics).
+    """
+
+    def total(params, batch_stats, images):
+        def learn(model, images):
+            return task.learn(seen_as(model), images, batch)
+
+        outputs, updated = nn.apply(learn, module, mutable=['batch_stats'])(
+            {'params': params, 'batch_stats': batch_stats},
+            images,
+            rngs={'sampling': jax.random.key(0)},
+        )
+        targets = task.targets(batch)
+        losses = task.losses(task.numerators(outputs, targets), task.normalisers(outputs, targets))
+        kernels = [x for path, x in flatten_dict(params).items() if path[-1] == 'kernel']
+        decay = weight_decay / 2 * sum(jnp.sum(x * x) for x in kernels)
+        return losses['loss'] + decay, (losses, decay, outputs, updated)
+
+    return total

@@ -6,7 +6,6 @@ from pictures to masks, and a training step with its losses and gradients.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -242,23 +241,9 @@ def step(request, mask_rcnn):
         patch.setattr(InstanceSegmentationTask, '_draw_anchors', lambda *_: anchor_sample(stored))
         patch.setattr(InstanceSegmentationTask, '_draw_regions', lambda *_: drawn)
 
-        def total(params, batch_stats, images):
-            def learn(model, images):
-                return task.learn(Unchanging(model) if frozen else model, images, batch)
-
-            outputs, updated = nn.apply(learn, module, mutable=['batch_stats'])(
-                {'params': params, 'batch_stats': batch_stats},
-                images,
-                rngs={'sampling': jax.random.key(0)},
-            )
-            targets = task.targets(batch)
-            losses = task.losses(
-                task.numerators(outputs, targets), task.normalisers(outputs, targets)
-            )
-            kernels = [x for path, x in flatten_dict(params).items() if path[-1] == 'kernel']
-            decay = WEIGHT_DECAY / 2 * sum(jnp.sum(x * x) for x in kernels)
-            return losses['loss'] + decay, (losses, decay, outputs, updated)
-
+        total = golden.total_loss(
+            task, module, batch, WEIGHT_DECAY, Unchanging if frozen else lambda model: model
+        )
         images = tf1.arrays('mask_rcnn')['images']
         gradient, aux = jax.jit(jax.grad(total, has_aux=True))(
             variables['params'], variables['batch_stats'], images

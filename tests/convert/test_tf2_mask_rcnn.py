@@ -3,7 +3,6 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -135,23 +134,7 @@ def step(request):
         patch.setattr(InstanceSegmentationTask, '_draw_anchors', lambda *_: drawn_anchors(theirs))
         patch.setattr(InstanceSegmentationTask, '_draw_regions', lambda *_: drawn_regions(theirs))
 
-        def total(params, batch_stats, images):
-            def learn(model, images):
-                return task.learn(model, images, batch)
-
-            outputs, updated = nn.apply(learn, module, mutable=['batch_stats'])(
-                {'params': params, 'batch_stats': batch_stats},
-                images,
-                rngs={'sampling': jax.random.key(0)},
-            )
-            targets = task.targets(batch)
-            losses = task.losses(
-                task.numerators(outputs, targets), task.normalisers(outputs, targets)
-            )
-            kernels = [x for path, x in flatten_dict(params).items() if path[-1] == 'kernel']
-            decay = WEIGHT_DECAY / 2 * sum(jnp.sum(x * x) for x in kernels)
-            return losses['loss'] + decay, (losses, decay, outputs, updated)
-
+        total = golden.total_loss(task, module, batch, WEIGHT_DECAY)
         images = cases.normalised(batch['image'])
         gradient, aux = compile_quickly(jax.grad(total, has_aux=True))(
             variables['params'], variables['batch_stats'], images

@@ -5,23 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import accuracy, tiny_config, tiny_experiment
+from tiny import StopAfter, accuracy, tiny_config, tiny_experiment
 
 from spinenet_jax.training import averaging, loop, optim
 from spinenet_jax.training.checkpoint import load_model
-from spinenet_jax.training.preempt import PreemptionWatch
 from spinenet_jax.training.state import TrainState
-
-
-class StopAfter(PreemptionWatch):
-    """Asks to stop after a given step, as a signal would."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def reached(self, step):
-        return step == self.step
 
 
 def assert_equal(a, b):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
-from tiny import accuracy, tiny_config, tiny_experiment
+from tiny import StopAfter, accuracy, tiny_config, tiny_experiment
 
 from spinenet_jax import launch
 from spinenet_jax.errors import UserError
@@ -16,18 +16,6 @@ from spinenet_jax.evaluation import report
 from spinenet_jax.training import loop
 from spinenet_jax.training.checkpoint import committed_steps, load_model
 from spinenet_jax.training.metrics import NonFiniteError
-from spinenet_jax.training.preempt import PreemptionWatch
-
-
-class StopAfter(PreemptionWatch):
-    """Asks to stop after a given step, as a signal would."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step = step
-
-    def reached(self, step):
-        return step == self.step
 
 
 def go(folder, stop=-1, config=None, **experiment):

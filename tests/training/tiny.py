@@ -19,8 +19,20 @@ from configs import common
 from spinenet_jax.data.batch import Field, Rows
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.training.experiment import Experiment
+from spinenet_jax.training.preempt import PreemptionWatch
 
 CLASSES = 3
+
+
+class StopAfter(PreemptionWatch):
+    """Asks to stop after a given step, as a signal would."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def reached(self, step):
+        return step == self.step
 
 
 class TinyModel(nn.Module):
