@@ -153,7 +153,6 @@ notebook.show(pictures, columns=2, titles=('annotated', 'found'))
 # before the folder appears.
 
 # %%
-# !python -c "import flatbuffers" 2> /dev/null || pip install -q flatbuffers
 # !test -d exported || python export.py --workdir=runs/mine --format=stablehlo --platforms=cpu --output=exported
 print(sorted(path.name for path in Path('exported').iterdir()))
 

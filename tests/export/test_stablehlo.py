@@ -14,8 +14,6 @@ from spinenet_jax.export.comparison import compare_detections
 from spinenet_jax.export.detector import Request, build_function
 from spinenet_jax.lowering.policy import PLAIN
 
-pytest.importorskip('flatbuffers')
-
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 50, 70, 3), np.uint8)
 SERVE = """
 import json
