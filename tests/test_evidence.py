@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, search_proxy
 from spinenet_jax.models.graph import from_text, load, validate
 from tools import evidence_page
 
@@ -90,3 +90,11 @@ def test_page_from_a_log():
     assert '- 1 hold here: R0-SP53 over ResNet-50-FPN.' in page
     assert f'| Fish order |  | {evidence_page.NOT_RUN} |' in page
     assert '| ResNet-50 | 59.6 | 90.0 |' in page
+
+
+def test_rank_correlation_of_a_proxy():
+    rising = [1.0, 2.0, 5.0, 6.0, 9.0]
+    assert search_proxy.correlation(rising, [x**2 for x in rising])['spearman'] == 1
+    low, high = search_proxy.correlation(rising, [2.0, 1.0, 5.0, 4.0, 9.0])['interval']
+    assert -1 <= low < 0.8 < high <= 1
+    assert search_proxy.correlation(rising, [3.0] * 5)['spearman'] == 0
