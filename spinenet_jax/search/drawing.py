@@ -167,7 +167,8 @@ def _costs(
 
 def _inside(points: np.ndarray, centres: np.ndarray, half: np.ndarray) -> np.ndarray:
     """How many of a curve's points lie in boxes about the centres, a point in two counted twice."""
-    x, y = (np.abs(points[:, :, None, axis] - centres[:, axis]) < half[..., axis] for axis in (0, 1))
+    away = (np.abs(points[:, :, None, axis] - centres[:, axis]) for axis in (0, 1))
+    x, y = (distance < half[..., axis] for axis, distance in enumerate(away))
     return (x & y).sum((1, 2))
 
 
