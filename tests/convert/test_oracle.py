@@ -99,6 +99,9 @@ def check_detections(ours, theirs):
     count = int(theirs['num_detections'][0])
     assert int(ours['valid'][0].sum()) == count > 50
     mine = rows(*(ours[key][0, :count] for key in ('boxes', 'scores', 'classes')))
+    # The Garden marks what it suppressed by zeros, and so loses a box clipped to the upper left
+    # corner's point (docs/differences.md).
+    mine = mine[mine[:, 2:].any(axis=1)]
     names = ('detection_boxes', 'detection_scores', 'detection_classes')
     others = rows(*(theirs[name][0, :count] for name in names))
     assert unexplained(mine, others) == unexplained(others, mine) == []
@@ -109,7 +112,10 @@ def check_detections(ours, theirs):
     assert common_rows >= count - 3
 
 
-@pytest.mark.parametrize(('name', 'side'), [('49S', 640), ('49', 640), ('190', 256)])
+@pytest.mark.parametrize(
+    ('name', 'side'),
+    [('49S', 640), ('49', 640), ('190', 256), ('mb49', 384)],
+)
 def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name, side, tmp_path):
     """Random weights saved by the Garden, converted by the script: features, logits, detections."""
     seed = int.from_bytes(os.urandom(3), 'little')
