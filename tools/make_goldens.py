@@ -42,6 +42,14 @@ def backbone() -> Arrays:
     return result
 
 
+def mobile() -> Arrays:
+    """Features and the heads' outputs of SpineNet-Mobile."""
+    _, network = garden.build(cases.MOBILE, cases.MOBILE_SIZE)
+    garden.assign_random(network, cases.MOBILE)
+    images = cases.normalised(cases.images('mobile', 1, cases.MOBILE_SIZE))
+    return garden.forward(network, images)
+
+
 def anchors() -> Arrays:
     """Anchor boxes of a pyramid, level by level."""
     result = {}
@@ -292,6 +300,7 @@ def _regions(model: dict) -> Arrays:
 
 STAGES = (
     backbone,
+    mobile,
     anchors,
     matching,
     losses,

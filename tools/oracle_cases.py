@@ -57,6 +57,18 @@ BETA = {
     'activation': 'swish',
 }
 BETA_SIZE = (128, 128)
+MOBILE = {  # the gate is the Garden's
+    **NARROW,
+    'graph': 'mobile49',
+    'width': 0.25,
+    'resample_alpha': 1.0,
+    'endpoint_channels': 8,
+    'head_channels': 8,
+    'activation': 'swish',
+    'separable_heads': True,
+    'squeeze_gate': 'hard_sigmoid',
+}
+MOBILE_SIZE = (128, 256)
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,
@@ -84,6 +96,14 @@ FULL = {  # the published sizes
         'num_classes': 91,
         'activation': 'swish',
         'anchor_size': 4.0,
+    },
+    'mb49': {
+        **MOBILE,
+        'width': 1.0,
+        'endpoint_channels': 48,
+        'head_channels': 48,
+        'head_convs': 4,
+        'num_classes': 91,
     },
 }
 

@@ -68,16 +68,9 @@ def assign_random(
     """Give every variable what `draw` (path, our shape) gives; returns `variables`."""
     named = variables(network, model)
     for path, variable in named.items():
-        shape = np.empty(variable.shape)
-        shape = in_their_order(path, shape).shape  # its own inverse
-        variable.assign(in_their_order(path, draw(path, shape)))
+        shape = garden.in_their_order(path, np.empty(variable.shape)).shape  # its own inverse
+        variable.assign(garden.in_their_order(path, draw(path, shape)))
     return named
-
-
-def in_their_order(path: str, value: np.ndarray) -> np.ndarray:
-    """An array of ours with TensorFlow's order of axes, or the other way round."""
-    upsample = path == 'params/mask_head/upsample/kernel'  # TensorFlow: outputs, then inputs
-    return value.swapaxes(2, 3) if upsample else value
 
 
 def variables(network: tf_keras.Model, model: dict) -> dict[str, tf.Variable]:

@@ -109,7 +109,10 @@ def check_detections(ours, theirs):
     assert common_rows >= count - 3
 
 
-@pytest.mark.parametrize(('name', 'side'), [('49S', 640), ('49', 640), ('190', 256)])
+@pytest.mark.parametrize(
+    ('name', 'side'),
+    [('49S', 640), ('49', 640), ('190', 256), ('mb49', 384)],
+)
 def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name, side, tmp_path):
     """Random weights saved by the Garden, converted by the script: features, logits, detections."""
     seed = int.from_bytes(os.urandom(3), 'little')
