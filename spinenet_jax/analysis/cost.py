@@ -74,11 +74,14 @@ def model_cost(model: nn.Module, image_size: tuple[int, int]) -> dict[str, Cost]
       {part: Cost}; the parts are the first level of the parameter tree, in order of cost.
     """
     images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    # Initialisation runs the network too, so that one trace gives parameters and computation.
+    # Random draws have neither convolutions nor products, and are not counted.
+    jaxpr, (_, variables) = jax.make_jaxpr(
+        lambda x: model.init_with_output(jax.random.key(0), x, train=False), return_shape=True
+    )(images)
     costs: dict[str, Cost] = defaultdict(Cost)
     for part, leaves in variables['params'].items():
         costs[part] += Cost(parameters=sum(x.size for x in jax.tree.leaves(leaves)))
-    jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
     for scope, equation in _equations(jaxpr.jaxpr):
         per_value = _contraction(equation)
         if per_value:

@@ -6,9 +6,26 @@ from pathlib import Path
 import pytest
 
 from configs import retinanet
+from spinenet_jax.training import memory as memory_module
 from spinenet_jax.training.memory import GIB, choose_remat, device_memory, estimate_step
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def traced_once():
+    """A model of full size is traced once for all tests that ask for its cost."""
+    costs, config_cost = {}, memory_module.config_cost
+
+    def remembered(config, *, train):
+        key = (config.model.to_json(), config.data.image_size)
+        if key not in costs:
+            costs[key] = config_cost(config, train=train)
+        return costs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_module, 'config_cost', remembered)
+        yield
 
 
 def compiled():
