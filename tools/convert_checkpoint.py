@@ -7,11 +7,11 @@
 --source is a checkpoint's prefix, its directory or the .tar.gz of it; TF1 (tensorflow/tpu) and TF2
 (Model Garden) are told apart by their contents, and so are the model's sizes. What a checkpoint
 does not say is the activation (swish in the Garden's RetinaNet and in all best published models,
-relu in the 350-epoch ones and in Mask R-CNN but for 190) and the size of the anchors (4 cells for
-the published RetinaNets 143 and 190, 5 for Mask R-CNN 190, else 3): they are those of
---config=configs/retinanet.py:49-B, or of the published model of the same sizes, RetinaNets with
-swish; --activation decides instead. A TF1 Mask R-CNN gets eval.decode=tf1, with which published
-numbers were measured.
+relu in the 350-epoch ones, in ResNet-FPN and in Mask R-CNN but for 190) and the size of the anchors
+(4 cells for the published RetinaNets 143, 190 and ResNet-FPN, 5 for Mask R-CNN 190, else 3): they
+are those of --config=configs/retinanet.py:49-B, or of the published model of the same sizes,
+RetinaNets with swish but for ResNet's; --activation decides instead. A TF1 Mask R-CNN gets
+eval.decode=tf1, with which published numbers were measured.
 
     python tools/convert_checkpoint.py --to=tf2 --source=runs/49 --workdir=out/49-tf2
 
@@ -85,8 +85,10 @@ def from_tensorflow(scratch: pathlib.Path) -> None:
     shapes = {path: bundle.entries[name].shape for path, name in match.names.items()}
     workdir.check_shapes(config, found, shapes, source)
 
-    kind = f'{found.flavour.upper()} SpineNet{"-" if found.name else ""}{found.name}'
-    print(f'{source}: {kind}, {found.task}, {len(match.names)} variables of ours')
+    depth = found.architecture.resnet_depth
+    kind = f'ResNet-{depth}-FPN' if depth else '-'.join(filter(None, ('SpineNet', found.name)))
+    kind = f'{found.flavour.upper()} {kind}, {found.task}'
+    print(f'{source}: {kind}, {len(match.names)} variables of ours')
     if variables.averaged:
         print(f'{variables.averaged} of them are moving averages')
     _list('missing in the checkpoint', match.missing)
@@ -118,11 +120,14 @@ def published_config(found: Recognised) -> ConfigDict:
         return mask_rcnn.get_config(f'{found.name}-{variant}')
     if found.name and found.architecture.graph.is_mobile:
         return retinanet.get_config(f'mb{found.name}-M')
+    if found.name and found.architecture.resnet_depth:
+        return retinanet.get_config(f'{found.name}-B')
     if found.name and found.task != 'classification':
         return retinanet.get_config(f'{found.name}-C')
     config = common.get_config()
     config.model.update(found.settings)
-    config.model.activation = 'relu' if masks else 'swish'
+    relu = masks or found.architecture.resnet_depth
+    config.model.activation = 'relu' if relu else 'swish'
     if masks:
         config.task = found.task
     if found.task == 'classification':

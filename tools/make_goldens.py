@@ -50,6 +50,14 @@ def mobile() -> Arrays:
     return garden.forward(network, images)
 
 
+def resnet() -> Arrays:
+    """Features and the heads' outputs of a RetinaNet on ResNet-FPN."""
+    _, network = garden.build(cases.RESNET, cases.RESNET_SIZE)
+    garden.assign_random(network, cases.RESNET)
+    images = cases.normalised(cases.images('resnet', 1, cases.RESNET_SIZE))
+    return garden.forward(network, images)
+
+
 def anchors() -> Arrays:
     """Anchor boxes of a pyramid, level by level."""
     result = {}
@@ -309,6 +317,7 @@ def _training_of(model: dict) -> tuple:
 STAGES = (
     backbone,
     mobile,
+    resnet,
     anchors,
     matching,
     losses,

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 PAGE = ROOT / 'docs/models.md'
 TF1_BUCKET = 'https://storage.cloud.google.com/cloud-tpu-checkpoints/detection'
 TF2_BUCKET = 'https://storage.googleapis.com/tf_model_garden/vision/spinenet'
+TF2_RETINANETS = 'https://storage.googleapis.com/tf_model_garden/vision/retinanet'
 
 
 class Published(NamedTuple):
@@ -50,6 +51,8 @@ DETECTORS = (
     Published('143-C', '50.6', 'spinenet-143-best'),
     Published('190-C', '52.0', 'spinenet-190-best'),
 )
+RESNET_DETECTORS = (Published('r50-B', '40.4', 'r50-fpn'),)
+GARDEN_RESNETS = (Published('r50-B', '36.8', 'retinanet-resnet50fpn'),)
 MOBILE_DETECTORS = (Published('mb49-M', '28.6', 'spinenetmbconv-49-best'),)
 GARDEN_DETECTORS = (
     Published('49-C', '44.2', 'spinenet-49-i640'),
@@ -80,7 +83,21 @@ TABLES = (
         f'{TF1_BUCKET}/retinanet',
         MOBILE_DETECTORS,
     ),
+    Table(
+        'ResNet-FPN RetinaNet on COCO, the baseline',
+        'AP',
+        'retinanet',
+        f'{TF1_BUCKET}/retinanet',
+        RESNET_DETECTORS,
+    ),
     Table('RetinaNet on COCO, TF2', 'AP', 'retinanet', TF2_BUCKET, GARDEN_DETECTORS),
+    Table(
+        'ResNet-FPN RetinaNet on COCO, TF2',
+        'AP',
+        'retinanet',
+        TF2_RETINANETS,
+        GARDEN_RESNETS,
+    ),
     Table(
         'Mask R-CNN on COCO',
         'box AP / mask AP',
@@ -111,7 +128,8 @@ number by number are the tests in `tests/convert/`. The released 49S checkpoints
 channels at their endpoints, as the zoo's size of 11.9 M says; the conversion sees it. The Garden's
 checkpoints are of its beta, which names variables otherwise than today's Garden; either layout is
 taken. Of SpineNet-Mobile it offers none, but a checkpoint that it has trained converts too, and is
-compared with it in the tests; TF1's names follow from TF1's code, and no released file was at hand.
+compared with it in the tests; TF1's names, and those of its ResNet-FPN, follow from TF1's code, and
+no released file was at hand. The Garden's ResNet-FPN began with ImageNet's weights (72 epochs).
 
 Every row is one command; *file* goes into both places:
 

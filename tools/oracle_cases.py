@@ -77,6 +77,8 @@ MOBILE = {  # the gate is the Garden's
     'squeeze_gate': 'hard_sigmoid',
 }
 MOBILE_SIZE = (128, 256)
+RESNET = {**NARROW, 'backbone': 'resnet_fpn', 'depth': 50, 'width': 0.25}
+RESNET_SIZE = (128, 256)
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,

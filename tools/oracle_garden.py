@@ -19,10 +19,10 @@ import numpy as np
 import oracle_cases as cases
 import tensorflow as tf
 import tf_keras
-from official.vision.configs import common
+from official.vision.configs import common, decoders
 from official.vision.configs import retinanet as garden_config
 from official.vision.modeling import factory
-from official.vision.modeling.backbones import spinenet, spinenet_mobile
+from official.vision.modeling.backbones import resnet, spinenet, spinenet_mobile
 from official.vision.tasks import retinanet as garden_task
 
 from spinenet_jax.convert import tf_names
@@ -69,7 +69,11 @@ def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list
     regularizer = tf_keras.regularizers.l2(weight_decay / 2.0) if weight_decay else None
     specs = tf_keras.layers.InputSpec(shape=[None, *size, 3])
     norm = config.model.norm_activation
-    if model.get('graph') == 'mobile49':
+    if model.get('backbone') == 'resnet_fpn':
+        backbone = _resnet(model, specs, regularizer, norm)
+        pyramid = decoders.FPN(num_filters=model['endpoint_channels'])
+        config.model.decoder = decoders.Decoder(type='fpn', fpn=pyramid)
+    elif model.get('graph') == 'mobile49':
         backbone = _mobile_backbone(model, specs, regularizer, norm)
     else:
         backbone = build_backbone(model, specs, blocks, regularizer, norm)
@@ -123,6 +127,26 @@ def _mobile_backbone(
     )
 
 
+def _resnet(
+    model: dict,
+    specs: tf_keras.layers.InputSpec,
+    regularizer: tf_keras.regularizers.Regularizer | None,
+    norm: common.NormActivation,
+) -> tf_keras.Model:
+    """A ResNet whose stem keeps its 64 channels at any width, as ours."""
+    return resnet.ResNet(
+        model['depth'],
+        input_specs=specs,
+        depth_multiplier=model['width'],
+        scale_stem=False,
+        kernel_regularizer=regularizer,
+        activation=model['activation'],
+        use_sync_bn=norm.use_sync_bn,
+        norm_momentum=norm.norm_momentum,
+        norm_epsilon=norm.norm_epsilon,
+    )
+
+
 def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[str, tf.Variable]:
     """{our path: variable} of every variable of the model."""
     architecture = tf_names.Architecture(
@@ -130,6 +154,7 @@ def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[
         model['head_convs'],
         graph=GRAPHS[model.get('graph', 'spinenet49')],
         counts_p2=not beta,
+        resnet_depth=model.get('depth', 0),
         separable_heads=model.get('separable_heads', False),
     )
     return named_variables(network, list(_keyed(network)), architecture)
@@ -170,8 +195,9 @@ def leaves(key: str, layer: tf_keras.layers.Layer) -> Iterator[tuple[str, tf.Var
 
 
 def backbone_keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
-    """Each variable of the backbone with a key like that of its checkpoint."""
-    for layer in network.backbone.layers:
+    """Each variable of the backbone, and of a pyramid on it, with a key like its checkpoint's."""
+    pyramid = network.decoder.layers if network.decoder else []
+    for layer in [*network.backbone.layers, *pyramid]:
         attributes = ('_shortcut', '_conv0', '_conv1', '_conv2', '_conv3')
         attributes += ('_norm0', '_norm1', '_norm2', '_norm3')
         parts = {name: getattr(layer, name) for name in attributes if hasattr(layer, name)}
@@ -206,6 +232,8 @@ def in_their_order(path: str, value: np.ndarray) -> np.ndarray:
 def forward(network: tf_keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
     """{'feature3', 'logits3', 'codes3', ...} at inference for normalised f32[B,H,W,3] images."""
     features = network.backbone(images, training=False)
+    if network.decoder:
+        features = network.decoder(features, training=False)
     logits, codes, _ = network.head(features, training=False)
     result = {}
     for level in LEVELS:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from spinenet_jax.models.graph import GRAPHS, Graph
+from spinenet_jax.models.resnet_sizes import DEPTHS, FIRST_LEVEL
 
 # The variables of a layer: their name in TensorFlow, and collection and leaf of ours.
 CONV = {'kernel': ('params', 'kernel')}
@@ -63,6 +64,9 @@ class Architecture(NamedTuple):
       counts_p2: TF2 only: whether the numbers of the dropped block P2 are left out, or whether, as
         in the Garden's beta, whose checkpoints its README offers, no number is. Mobile graphs
         have no such block.
+      resnet_depth: of a ResNet-FPN, which then is the backbone instead; 0 for none.
+      named_fpn: TF2 only: whether the pyramid's layers have names of their own ('lateral_3'), or
+        are numbered after those of the ResNet, as in the Garden's beta.
       separable_heads: whether the convolutions of RetinaNet's towers are depthwise, then 1x1.
     """
 
@@ -73,6 +77,8 @@ class Architecture(NamedTuple):
     levels: tuple[int, int] = (3, 7)
     graph: Graph = GRAPHS['spinenet49']
     counts_p2: bool = True
+    resnet_depth: int = 0
+    named_fpn: bool = True
     separable_heads: bool = False
 
 
@@ -95,8 +101,12 @@ class Layer(NamedTuple):
 
 def layers(architecture: Architecture) -> Iterator[Layer]:
     """Every layer of the model: the backbone's, then those of its heads."""
-    backbone = _mobile_spinenet if architecture.graph.is_mobile else _spinenet
-    yield from backbone(architecture)
+    if architecture.resnet_depth:
+        yield from _resnet_fpn(architecture)
+    elif architecture.graph.is_mobile:
+        yield from _mobile_spinenet(architecture)
+    else:
+        yield from _spinenet(architecture)
     if architecture.head_convs:
         yield from _retinanet(architecture)
     if architecture.regions:
@@ -147,36 +157,48 @@ def _numbered(name: str, number: int) -> str:
     return f'{name}_{number}' if number else name
 
 
+class _Builder:
+    """Gives a backbone's layers; the numbers of both originals follow the order of the calls."""
+
+    def __init__(self) -> None:
+        self.tf1, self.tf2 = Numbering(), Numbering()
+
+    def pair(self, conv: str, norm: str, scope: str, tf2_conv: str, tf2_norm: str) -> list[Layer]:
+        """A convolution and the norm after it; `scope` is TF1's."""
+        tf1_conv = self.tf1.next(f'{scope}/conv2d')
+        tf1_norm = self.tf1.next(f'{scope}/batch_normalization')
+        return [
+            Layer(f'backbone/{conv}', tf1_conv, tf2_conv, CONV),
+            Layer(f'backbone/{norm}', tf1_norm, tf2_norm, NORM),
+        ]
+
+    def plain(self, conv: str, norm: str, scope: str) -> list[Layer]:
+        """A pair that TF2 numbers over the whole model."""
+        names = self.tf2.next('conv2d'), self.tf2.next('batch_normalization')
+        return self.pair(conv, norm, scope, *names)
+
+    def block(self, module: str, kind: str, scope: str, shortcut: bool = False) -> list[Layer]:
+        """A block, in TF2 a layer of its own with pairs as attributes."""
+        name, found = self.tf2.next(f'{kind}_block'), []
+        for part in ('shortcut',) if shortcut else ():
+            names = f'{module}/{part}', f'{module}/norm_{part}'
+            found += self.pair(*names, scope, f'{name}/_{part}', f'{name}/_norm0')
+        for n in range(1, BLOCK_CONVS[kind] + 1):
+            names = f'{module}/conv{n}', f'{module}/norm{n}'
+            found += self.pair(*names, scope, f'{name}/_conv{n}', f'{name}/_norm{n}')
+        return found
+
+
 def _spinenet(architecture: Architecture) -> Iterator[Layer]:
     """The backbone, in the order in which both originals build it: their numbers follow it."""
     graph, repeats = architecture.graph, architecture.block_repeats
-    tf1, tf2 = Numbering(), Numbering()
-
-    def pair(conv: str, norm: str, scope: str, tf2_conv: str, tf2_norm: str) -> Iterator[Layer]:
-        """A convolution and the norm after it; `scope` is TF1's."""
-        yield Layer(f'backbone/{conv}', tf1.next(f'{scope}/conv2d'), tf2_conv, CONV)
-        tf1_norm = tf1.next(f'{scope}/batch_normalization')
-        yield Layer(f'backbone/{norm}', tf1_norm, tf2_norm, NORM)
-
-    def plain(conv: str, norm: str, scope: str) -> Iterator[Layer]:
-        """A pair that TF2 numbers over the whole model."""
-        return pair(conv, norm, scope, tf2.next('conv2d'), tf2.next('batch_normalization'))
-
-    def block(module: str, kind: str, scope: str, shortcut: bool = False) -> Iterator[Layer]:
-        """A block, in TF2 a layer of its own with pairs as attributes."""
-        name = tf2.next(f'{kind}_block')
-        for part in ('shortcut',) if shortcut else ():
-            names = f'{module}/{part}', f'{module}/norm_{part}'
-            yield from pair(*names, scope, f'{name}/_{part}', f'{name}/_norm0')
-        for n in range(1, BLOCK_CONVS[kind] + 1):
-            names = f'{module}/conv{n}', f'{module}/norm{n}'
-            yield from pair(*names, scope, f'{name}/_conv{n}', f'{name}/_norm{n}')
-
-    yield from plain('stem_conv', 'stem_norm', 'spinenet')
+    build = _Builder()
+    yield from build.plain('stem_conv', 'stem_norm', 'spinenet')
     for index in range(len(graph.stem)):
         for r in range(repeats):
             first = index == r == 0  # the only block that changes width
-            yield from block(f'stem_block{index}_{r}', 'bottleneck', 'spinenet', shortcut=first)
+            module = f'stem_block{index}_{r}'
+            yield from build.block(module, 'bottleneck', 'spinenet', shortcut=first)
     for number, spec in enumerate(graph.blocks):
         index = len(graph.stem) + number
         for position, parent in enumerate(spec.parents):
@@ -185,15 +207,41 @@ def _spinenet(architecture: Architecture) -> Iterator[Layer]:
             down = ('down',) if spec.level > graph.levels[parent] else ()
             for step in ('in', *down, 'out'):
                 names = f'{module}/conv_{step}', f'{module}/norm_{step}'
-                yield from plain(*names, f'spinenet/{scope}')
+                yield from build.plain(*names, f'spinenet/{scope}')
         scope = f'spinenet/sub_policy{number}/scale_permuted_block_{index}'
         for r in range(repeats):
-            yield from block(f'block{index}_{r}', spec.kind, scope)
+            yield from build.block(f'block{index}_{r}', spec.kind, scope)
     if architecture.counts_p2:
-        tf2.skip('conv2d', P2_CONVS)
-        tf2.skip('batch_normalization', P2_CONVS)
+        build.tf2.skip('conv2d', P2_CONVS)
+        build.tf2.skip('batch_normalization', P2_CONVS)
     for level in _levels(architecture):
-        yield from plain(f'endpoint{level}', f'endpoint_norm{level}', 'spinenet')
+        yield from build.plain(f'endpoint{level}', f'endpoint_norm{level}', 'spinenet')
+
+
+def _resnet_fpn(architecture: Architecture) -> Iterator[Layer]:
+    """ResNet, then the pyramid on it: laterals, outputs, coarser levels, norms, in this order."""
+    build, repeats = _Builder(), DEPTHS[architecture.resnet_depth]
+    scope = f'resnet{architecture.resnet_depth}'
+    yield from build.plain('resnet/stem_conv', 'resnet/stem_norm', scope)
+    for level, count in enumerate(repeats, FIRST_LEVEL):
+        for r in range(count):
+            module = f'resnet/stage{level}_{r}'
+            yield from build.block(module, 'bottleneck', scope, shortcut=r == 0)
+    top = FIRST_LEVEL + len(repeats) - 1
+    levels = _levels(architecture)
+    merged, coarser = [n for n in levels if n <= top], [n for n in levels if n > top]
+    for ours, tf1, tf2, places in (
+        ('lateral', 'fpn/l{}', 'lateral_{}', merged),
+        ('output', 'fpn/post_hoc_d{}', 'post_hoc_{}', merged),
+        ('output', 'fpn/p{}', 'coarser_{}', coarser),
+    ):
+        for level in places:
+            name = tf2.format(level) if architecture.named_fpn else build.tf2.next('conv2d')
+            yield Layer(f'backbone/{ours}{level}', tf1.format(level), name, BIASED)
+    for level in levels:
+        kind = 'batch_normalization'
+        name = f'norm_{level}' if architecture.named_fpn else build.tf2.next(kind)
+        yield Layer(f'backbone/norm{level}', f'fpn/p{level}-bn', name, NORM)
 
 
 # The parts of an inverted bottleneck: convolution, its name in TF1 and in TF2, its variables, the
@@ -335,6 +383,7 @@ _TF2_ATTRIBUTE = re.compile(
 _TF2_PLAIN = re.compile(
     r'^(?:.*/)?((?:depthwise_)?conv2d|(?:sync_)?batch_normalization)(?:_(\d+))?/(\w+)$'
 )
+_TF2_PYRAMID = re.compile(r'^(?:.*/)?((?:lateral|post_hoc|coarser|norm)_\d+)/(\w+)$')
 
 
 def tf2_canonical(variables: Iterable[tuple[str, str]]) -> list[str | None]:
@@ -369,6 +418,10 @@ def _tf2_parse(key: str, name: str) -> tuple[str, int, str] | None:
     block, attribute = _TF2_BLOCK.search(name), _TF2_ATTRIBUTE.search(key)
     if block and attribute:
         return block[1], int(block[2] or 0), f'/{attribute[1]}/{attribute[2]}'
-    if (plain := _TF2_PLAIN.match(name)) and not block and 'layer_with_weights' in key:
+    if block or 'layer_with_weights' not in key:
+        return None
+    if plain := _TF2_PLAIN.match(name):
         return plain[1].removeprefix('sync_'), int(plain[2] or 0), f'/{plain[3]}'
+    if pyramid := _TF2_PYRAMID.match(name):
+        return pyramid[1], 0, f'/{pyramid[2]}'
     return None

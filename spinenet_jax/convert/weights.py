@@ -29,6 +29,7 @@ from spinenet_jax.models.graph import (
     SCALING,
     filters,
 )
+from spinenet_jax.models.resnet_sizes import DEPTHS, STAGE_FILTERS
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, RATIOS
 from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS
 
@@ -110,7 +111,8 @@ class Recognised(NamedTuple):
     Attributes:
       flavour: 'tf1' or 'tf2'.
       architecture: what its names depend on.
-      name: row of `SCALING`, or of `MOBILE_SCALING`; '' for a model of other sizes.
+      name: row of `SCALING`, or of `MOBILE_SCALING`, or 'r50' and the like for a ResNet; '' for a
+        model of other sizes.
       task: 'detection', 'instance_segmentation', 'classification' or 'backbone'.
       settings: values for the `model` part of a config.
     """
@@ -137,7 +139,7 @@ class Match(NamedTuple):
 
 
 def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
-    """Tell which SpineNet a checkpoint holds.
+    """Tell which SpineNet, or ResNet-FPN, a checkpoint holds.
 
     Args:
       variables: of the checkpoint.
@@ -172,11 +174,15 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     def present(path: str) -> bool:
         return ours.get(path) in names
 
-    backbone_settings = _mobile_backbone_settings if is_mobile else _backbone_settings
-    settings = backbone_settings(channels, present, architecture, where)
-    sizes = (settings['width'], settings['resample_alpha'], settings['block_repeats'])
-    known = MOBILE_SCALING if is_mobile else SCALING
-    name = next((n for n, row in known.items() if row[:3] == sizes), '')
+    if architecture.resnet_depth:
+        settings = _resnet_settings(channels, architecture, where)
+        name = f'r{settings["depth"]}' if settings['width'] == 1.0 else ''
+    else:
+        backbone_settings = _mobile_backbone_settings if is_mobile else _backbone_settings
+        settings = backbone_settings(channels, present, architecture, where)
+        sizes = (settings['width'], settings['resample_alpha'], settings['block_repeats'])
+        known = MOBILE_SCALING if is_mobile else SCALING
+        name = next((n for n, row in known.items() if row[:3] == sizes), '')
     task = 'backbone'
     if architecture.head_convs:
         task = 'detection'
@@ -199,6 +205,8 @@ def _names(architecture: Architecture, flavour: str) -> dict[str, str]:
 def _architecture(variables: Variables) -> Architecture | None:
     """From the names alone; None where they are not a SpineNet's."""
     is_mobile = any('spinenet_mbconv' in n or 'inverted_bottleneck' in n for n in variables.keys)
+    if depth := _resnet_depth(variables):
+        return _resnet_architecture(variables, depth)
     signs = (MOBILE_SIGNS if is_mobile else SIGNS)[variables.flavour]
 
     def count(pattern: str) -> int:
@@ -224,6 +232,45 @@ def _architecture(variables: Variables) -> Architecture | None:
     # With and without numbers for P2: the one that leaves no gap, or the smaller one.
     candidates = (architecture, architecture._replace(counts_p2=False))
     return min(candidates, key=lambda a: len(set(tf2_names(a).values()) - variables.keys.keys()))
+
+
+def _resnet_depth(variables: Variables) -> int:
+    """Of a ResNet-50, -101 or -152; 0 where there is none."""
+    first = r'resnet(\d+)/conv2d/kernel$' if variables.flavour == 'tf1' else r'(?!)'
+    for name in variables.keys:
+        if match := re.match(first, name):
+            return int(match[1]) if int(match[1]) in DEPTHS else 0
+    blocks = {n.split('/')[0] for n in variables.keys if n.startswith('bottleneck_block')}
+    if any(n.startswith('residual_block') for n in variables.keys):
+        return 0
+    return next((depth for depth, counts in DEPTHS.items() if sum(counts) == len(blocks)), 0)
+
+
+def _resnet_architecture(variables: Variables, depth: int) -> Architecture:
+    """A RetinaNet on ResNet-FPN."""
+    convs = sum(bool(re.match(SIGNS[variables.flavour].head_convs, n)) for n in variables.keys)
+    architecture = Architecture(head_convs=convs, resnet_depth=depth)
+    if variables.flavour == 'tf1':
+        return architecture
+    named = any(name.startswith('lateral_') for name in variables.keys)
+    return architecture._replace(named_fpn=named)
+
+
+def _resnet_settings(
+    channels: Callable[[str], int], architecture: Architecture, where: str
+) -> dict[str, Setting]:
+    """Sizes of a ResNet-FPN, which converts with the heads of RetinaNet only."""
+    if not architecture.head_convs:
+        raise UserError(
+            f'{where}: a ResNet without the heads of RetinaNet, whose conversion this project does '
+            'not have'
+        )
+    return {
+        'backbone': 'resnet_fpn',
+        'depth': architecture.resnet_depth,
+        'width': channels('params/backbone/resnet/stage2_0/conv1/kernel') / STAGE_FILTERS[0],
+        'endpoint_channels': channels('params/backbone/lateral3/kernel'),
+    }
 
 
 def _backbone_settings(

@@ -30,21 +30,24 @@ def fit_config(base: ConfigDict, found: Recognised, where: str) -> ConfigDict:
       UserError: `base` is of another model than the checkpoint `where`.
     """
     graph, (low, high) = found.architecture.graph, found.architecture.levels
+    is_resnet = found.architecture.resnet_depth > 0
     wanted = {
         'task': found.task,
-        'model.backbone': 'spinenet',
-        'model.graph': graph.name,
+        'model.backbone': 'resnet_fpn' if is_resnet else 'spinenet',
         'model.min_level': low,
         'model.max_level': high,
     }
     if found.task == 'backbone':
         del wanted['task']
-    for key in ('width', 'resample_alpha', 'block_repeats'):
-        wanted[f'model.{key}'] = found.settings[key]
-    if _widths(base.model, graph) == _widths(
-        found.settings, graph
-    ):  # several factors may truncate to these
-        del wanted['model.width'], wanted['model.resample_alpha']
+    if is_resnet:
+        sizes = ('depth', 'width')
+    else:
+        wanted['model.graph'] = graph.name
+        sizes = ('block_repeats',)
+        # Several factors may truncate to the same widths.
+        if _widths(base.model, graph) != _widths(found.settings, graph):
+            sizes += ('width', 'resample_alpha')
+    wanted |= {f'model.{key}': found.settings[key] for key in sizes}
     for key, theirs in wanted.items():
         ours = base[key]
         if ours != theirs:

@@ -11,7 +11,8 @@ from spinenet_jax.models.classifier import Classifier, TopMap
 from spinenet_jax.models.fpn import ResNetFPN
 from spinenet_jax.models.layers import Layers
 from spinenet_jax.models.mask_rcnn import MaskRCNN
-from spinenet_jax.models.resnet import DEPTHS, ResNet
+from spinenet_jax.models.resnet import ResNet
+from spinenet_jax.models.resnet_sizes import DEPTHS
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, RATIOS

@@ -39,11 +39,14 @@ class ResNetFPN(nn.Module):
         for level in range(top + 1, highest + 1):
             x = pyramid[level - 1]
             x = x if level == top + 1 else self.layers.act(x)
-            pyramid[level] = self._conv(f'output{level}', 3, 2)(x).settled()
+            # TF1 pads its ResNet's strided convolutions alike on both sides, but not these.
+            same = self.layers._replace(padding='same')
+            conv = same.conv(self.channels, 3, 2, name=f'output{level}', use_bias=True)
+            pyramid[level] = conv(x).settled()
         return {
             level: self.layers.norm(train, name=f'norm{level}')(pyramid[level])
             for level in range(lowest, highest + 1)
         }
 
-    def _conv(self, name: str, kernel: int, stride: int = 1) -> Conv:
-        return self.layers.conv(self.channels, kernel, stride, name=name, use_bias=True)
+    def _conv(self, name: str, kernel: int) -> Conv:
+        return self.layers.conv(self.channels, kernel, name=name, use_bias=True)

@@ -6,11 +6,9 @@ from flax import linen as nn
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.blocks import maybe_remat
 from spinenet_jax.models.layers import Layers
+from spinenet_jax.models.resnet_sizes import DEPTHS, STAGE_FILTERS
 from spinenet_jax.models.stem import LEVEL as STEM_LEVEL
 from spinenet_jax.models.stem import stem
-
-DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-STAGE_FILTERS = (64, 128, 256, 512)
 
 
 class ResNet(nn.Module):

@@ -69,8 +69,12 @@ def as_tf2(arrays, architecture=ARCHITECTURE, first=86, root=''):
             kind, number = re.fullmatch(r'(\w+?)(?:_(\d+))?', layer).groups()
             if kind == 'batch_normalization' and not architecture.counts_p2:
                 kind = f'sync_{kind}'
-            key = f'{root}backbone/layer_with_weights-{place}/{rest}'
-            full_names[key] = f'{kind}_{int(number or 0) + first}/{rest.split("/")[-1]}'
+            if kind not in ('lateral', 'post_hoc', 'coarser', 'norm'):  # which have no count
+                layer = f'{kind}_{int(number or 0) + first}'
+            part = 'backbone' if 'backbone/resnet' in path else 'decoder'
+            part = part if architecture.resnet_depth else 'backbone'
+            key = f'{root}{part}/layer_with_weights-{place}/{rest}'
+            full_names[key] = f'{layer}/{rest.split("/")[-1]}'
         result[key] = value
     return result, full_names
 
@@ -169,6 +173,39 @@ def test_published_mobile_sizes_are_recognised_from_shapes(name, tmp_path):
     }
     theirs = {path: our_shape(path, shape) for path, shape in shapes.items()}
     workdir.check_shapes(fitted, found, theirs, 'x')
+
+
+RESNET_ARCHITECTURE = Architecture(head_convs=2, resnet_depth=50)
+
+
+@pytest.mark.parametrize('layout', ['tf1', 'tf2', 'beta'])
+def test_a_resnet_fpn_comes_back_as_it_was(layout, tmp_path):
+    """In the Garden's beta its layers of the pyramid are numbered after those of the ResNet."""
+    own, numbered = random_arrays(cases.RESNET), RESNET_ARCHITECTURE._replace(named_fpn=False)
+    if layout == 'tf1':
+        bundles.write(tmp_path / 'ckpt', as_tf1(own, RESNET_ARCHITECTURE))
+    else:
+        architecture = numbered if layout == 'beta' else RESNET_ARCHITECTURE
+        bundles.write(tmp_path / 'ckpt', *as_tf2(own, architecture))
+    found, converted = read(tmp_path, tmp_path)
+    check_equal(converted, own)
+    for key in ('backbone', 'depth', 'width', 'endpoint_channels', 'head_convs', 'num_classes'):
+        assert found.settings[key] == cases.RESNET[key]
+    assert found.settings['padding'] == ('symmetric' if layout == 'tf1' else 'same')
+    base = common.get_config()
+    base.model.update(cases.RESNET)
+    fitted = workdir.fit_config(base, found, 'x')
+    shapes = {path: value.shape for path, value in own.items()}
+    workdir.check_shapes(fitted, found, shapes, 'x')
+    base.model.depth = 101
+    with pytest.raises(UserError, match='depth=101'):
+        workdir.fit_config(base, found, 'x')
+
+
+def test_a_resnet_without_retinanet_is_refused(tmp_path):
+    bundles.write(tmp_path / 'ckpt', {'resnet50/conv2d/kernel': np.zeros((7, 7, 3, 64))})
+    with pytest.raises(UserError, match='without the heads of RetinaNet'):
+        read(tmp_path, tmp_path)
 
 
 def test_repeated_mobile_blocks_are_refused():

@@ -1,6 +1,6 @@
 """Features and head outputs equal the TF2 Model Garden's.
 
-The goldens are `backbone` and `mobile` of tools/make_goldens.py.
+The goldens are `backbone`, `mobile` and `resnet` of tools/make_goldens.py.
 """
 
 import pytest
@@ -26,3 +26,10 @@ def test_mobile_forward_equals_the_model_garden():
     stored = golden.load('mobile')
     assert len(stored) == 15
     golden.check(golden.forward(cases.MOBILE, images), stored, TOLERANCE)
+
+
+def test_resnet_fpn_forward_equals_the_model_garden():
+    images = cases.normalised(cases.images('resnet', 1, cases.RESNET_SIZE))
+    stored = golden.load('resnet')
+    assert len(stored) == 15
+    golden.check(golden.forward(cases.RESNET, images), stored, TOLERANCE)

@@ -98,6 +98,34 @@ def test_mobile_places_in_tf2():
     ]
 
 
+@pytest.mark.parametrize('names', [tf1_names, tf2_names])
+def test_every_variable_of_resnet_fpn_has_one_name(names):
+    """53 convolutions with norms; 3 laterals, 5 outputs with biases, 5 norms; the head's 180."""
+    found = names(Architecture(resnet_depth=50))
+    assert len(found) == len(set(found.values())) == 53 * 5 + 8 * 2 + 5 * 4 + 180
+
+
+def test_places_of_resnet_fpn():
+    architecture = Architecture(resnet_depth=50)
+    tf1, tf2 = tf1_names(architecture), tf2_names(architecture)
+    backbone = 'params/backbone'
+    # The stem is 0; a first block has its shortcut and three more, so 1 to 4; the next 5 to 7.
+    second = f'{backbone}/resnet/stage2_1/conv1/kernel'
+    assert tf1[second] == 'resnet50/conv2d_5/kernel'
+    assert tf2[second] == 'bottleneck_block_1/_conv1/kernel'
+    assert tf1[f'{backbone}/resnet/stage5_0/norm_shortcut/scale'] == (
+        'resnet50/batch_normalization_43/gamma'
+    )
+    assert tf1[f'{backbone}/output5/bias'] == 'fpn/post_hoc_d5/bias'
+    assert tf1[f'{backbone}/output6/bias'] == 'fpn/p6/bias'
+    assert tf1['batch_stats/backbone/norm7/var'] == 'fpn/p7-bn/moving_variance'
+    assert tf2[f'{backbone}/output6/kernel'] == 'coarser_6/kernel'
+    numbered = tf2_names(architecture._replace(named_fpn=False))
+    assert numbered[f'{backbone}/lateral3/kernel'] == 'conv2d_1/kernel'
+    assert numbered[f'{backbone}/output7/kernel'] == 'conv2d_8/kernel'
+    assert numbered[f'{backbone}/norm3/bias'] == 'batch_normalization_1/beta'
+
+
 def test_a_classifier_in_tf1():
     names = tf1_names(Architecture(head_convs=0, classifier=True))
     assert names['params/head/kernel'] == 'classification_head/dense/kernel'

@@ -9,7 +9,7 @@ from spinenet_jax.analysis.cost import Cost, model_cost
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.classifier import aggregate
 from spinenet_jax.models.graph import SCALING
-from spinenet_jax.models.resnet import DEPTHS
+from spinenet_jax.models.resnet_sizes import DEPTHS
 from spinenet_jax.training.transfer import transfer
 from tests.narrow import model_config, random_images, random_variables
 

@@ -11,7 +11,8 @@ from spinenet_jax.models.build import build_model
 from spinenet_jax.models.fpn import ResNetFPN
 from spinenet_jax.models.graph import Block, Graph
 from spinenet_jax.models.layers import Layers
-from spinenet_jax.models.resnet import DEPTHS, ResNet
+from spinenet_jax.models.resnet import ResNet
+from spinenet_jax.models.resnet_sizes import DEPTHS
 from spinenet_jax.models.retinanet import RetinaNet
 from spinenet_jax.models.spinenet import SpineNet
 from tests.narrow import model_config, random_images, random_variables
