@@ -108,11 +108,15 @@ GROUPS: dict[str, tuple[Model, ...]] = {
 Key = tuple[str, str, str, int]  # name, size, task, seed
 
 
-def runs(groups: list[str], seeds: int) -> Iterator[tuple[Model, int]]:
-    """Every run of the groups once, all seeds of a model in a row."""
+def runs(
+    groups: list[str], seeds: int, names: list[str] | None = None
+) -> Iterator[tuple[Model, int]]:
+    """Every run of the groups, or of models of these names, once, all seeds of one in a row."""
     seen: set[Key] = set()
     for group in groups:
         for model in GROUPS[group]:
+            if names and model.name not in names:
+                continue
             for seed in range(seeds):
                 key = (model.name, model.size, model.task, seed)
                 if key not in seen:
@@ -237,13 +241,14 @@ def main() -> None:
     """Every run that the log does not hold yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--groups', nargs='+', choices=GROUPS, default=list(GROUPS))
+    parser.add_argument('--models', nargs='+', help='only these of the groups, by name')
     parser.add_argument('--seeds', type=int, default=SEEDS)
     parser.add_argument('--workdirs', default='', help='where runs are kept; else they are not')
     parser.add_argument('--list', action='store_true', help='say what there is to do, do nothing')
     parser.add_argument('--record', action='store_true', help="append to the repository's log")
     given = parser.parse_args()
     done = {key_of(row) for row in read(machine.LOGS / 'evidence.jsonl')}
-    for model, seed in runs(given.groups, given.seeds):
+    for model, seed in runs(given.groups, given.seeds, given.models):
         key = (model.name, model.size, model.task, seed)
         if given.list:
             print(*key, 'done' if key in done else 'to do', sep='\t')

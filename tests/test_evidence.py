@@ -87,8 +87,9 @@ def test_page_from_a_log():
     assert '| SpineNet-49 | 40.8 | 50.0 |  | 50.0 (1 of 3 seeds) |' in page
     assert 'R0-SP53 over ResNet-50-FPN (paper: 2.9 AP better): +10.0: **holds**' in page
     assert 'SpineNet-49 over R0-SP53 (paper: 0.1 AP better): +9.0: 1 and 3 of 3 seeds' in page
-    assert '- 1 hold here: R0-SP53 over ResNet-50-FPN.' in page
-    assert f'| Fish order |  | {evidence_page.NOT_RUN} |' in page
+    assert '- hold here: R0-SP53 over ResNet-50-FPN.' in page
+    assert '- are reversed here: none.' in page and f'{evidence_page.NOT_RUN}: `python' in page
+    assert '| SpineNet-49, size 1.5 |' not in page
     assert '| ResNet-50 | 59.6 | 90.0 |' in page
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tools import (  # noqa: E402
+    evidence_page,
     growth_page,
     make_model_page,
     reliability_page,
@@ -53,6 +54,10 @@ def _growth() -> str:
     return growth_page.page(growth_page.LOG.read_text().splitlines())
 
 
+def _evidence() -> str:
+    return evidence_page.page(evidence_page.read(evidence_page.LOG))
+
+
 def _reliability() -> str:
     logs = (reliability_page.LOG, reliability_page.FLATNESS)
     return reliability_page.page(*map(reliability_page.read, logs))
@@ -65,6 +70,7 @@ def _tpu() -> str:
 PAGES = (
     *map(_filled, update_readme_tables.PAGES),
     Page(growth_page.PAGE, 'tools/growth_page.py', _growth),
+    Page(evidence_page.PAGE, 'tools/evidence_page.py', _evidence),
     Page(reliability_page.PAGE, 'tools/reliability_page.py', _reliability),
     Page(tpu_table.PAGE, 'tools/tpu_table.py', _tpu),
     Page(make_model_page.PAGE, 'tools/make_model_page.py', make_model_page.page),

@@ -47,7 +47,7 @@ class Group(NamedTuple):
     Attributes:
       title: heading.
       about: what is compared, a paragraph.
-      paper: the paper's figure by model, where there is one.
+      paper: the paper's figure by model, empty where we know only the order.
       claims: orders to look for.
     """
 
@@ -148,13 +148,15 @@ def table(group: str, rows: list[Row]) -> list[str]:
     """The rows of a group's models, those without a run included."""
     models, part = GROUPS[group], PARTS[group]
     metric = 'top-1' if models[0].task == 'classification' else 'AP'
-    head = ['model', 'paper', f'{metric}, mean', 'standard deviation', 'seeds']
+    paper = ['paper'] if part.paper else []
+    head = ['model', *paper, f'{metric}, mean', 'standard deviation', 'seeds']
     head += ['multiply-adds (M)', 'parameters (K)', 'width']
     lines = [head, ['---'] * len(head)]
     sized = len({model.size for model in models}) > 1
     for model in models:
         title = f'{model.name}, size {model.size}' if sized else model.name
-        lines.append([title, part.paper.get(model.name, ''), *_cells(model, rows)])
+        published = [part.paper.get(model.name, '')] if part.paper else []
+        lines.append([title, *published, *_cells(model, rows)])
     return [f'| {" | ".join(cells)} |' for cells in lines]
 
 
@@ -194,24 +196,26 @@ def _title(group: str, name: str, size: str) -> str:
 
 
 def summary(rows: list[Row]) -> list[str]:
-    """How many of the paper's orders hold, are reversed, and are hidden by noise, and which."""
-    kinds: dict[str, list[str]] = {'holds': [], 'reversed': [], 'within noise': []}
+    """Which of the paper's orders hold, which are reversed, which are hidden by noise."""
+    kinds: dict[str, list[str]] = {'holds': [], 'reversed': [], 'within noise': [], 'too few': []}
     for group, part in PARTS.items():
         task = GROUPS[group][0].task
         for claim in part.claims:
             better, worse = (scores(rows, *which, task) for which in (claim.better, claim.worse))
             names = [_title(group, *which) for which in (claim.better, claim.worse)]
             for kind, found in kinds.items():
-                if better and worse and f'**{kind}**' in verdict(better, worse):
+                if better and worse and kind in verdict(better, worse):
                     found.append(f'{names[0]} over {names[1]}')
     words = {
         'holds': 'hold here',
         'reversed': 'are reversed here',
         'within noise': 'are hidden by the noise',
+        'too few': 'have too few seeds to tell',
     }
     return [
-        f'- {len(found)} {words[kind]}' + (f': {"; ".join(found)}.' if found else '.')
+        f'- {words[kind]}: {"; ".join(found) if found else "none"}.'
         for kind, found in kinds.items()
+        if found or kind != 'too few'
     ]
 
 
@@ -263,10 +267,17 @@ def page(rows: list[Row]) -> str:
         '',
         *summary(rows),
     ]
+    seen: set[tuple[str, str]] = set()
     for group, part in PARTS.items():
-        text += ['', f'## {part.title}', '', _filled(part.about), '', *table(group, rows)]
-        lines = claims(group, rows)
-        text += ['', *lines] if lines else []
+        text += ['', f'## {part.title}', '', _filled(part.about), '']
+        own = {(model.name, model.size) for model in GROUPS[group]} - seen
+        seen |= own
+        if any(scores(rows, *which, GROUPS[group][0].task) for which in own):
+            text += table(group, rows)
+            lines = claims(group, rows)
+            text += ['', *lines] if lines else []
+        else:
+            text += [f'{NOT_RUN}: `python benchmarks/evidence.py --groups {group} --record`']
     return '\n'.join(text) + '\n'
 
 
