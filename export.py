@@ -24,6 +24,9 @@ _BATCH = flags.DEFINE_integer(
 _SIZE = flags.DEFINE_string(
     'image_size', '', "HxW of the images; '': any (onnx, tflite: the network's input)."
 )
+_WEIGHTS = flags.DEFINE_enum(
+    'weights', 'float32', ['float32', 'float16', 'int8'], 'How tflite stores the weights.'
+)
 _PLATFORMS = flags.DEFINE_list(
     'platforms', 'cpu,cuda,tpu', 'Where it shall run: cpu, cuda, rocm, tpu; stablehlo, savedmodel.'
 )
@@ -49,6 +52,7 @@ def main() -> None:
         size=(int(size[1]), int(size[2])) if size else None,
         raw=_RAW.value,
         platforms=tuple(_PLATFORMS.value),
+        weights=_WEIGHTS.value,
     )
     agreement = folder.export(trained, _FORMAT.value, request, _OUTPUT.value)
     what = 'images' if _RAW.value else 'detections'

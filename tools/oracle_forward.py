@@ -32,7 +32,10 @@ def temper(network: object, images: np.ndarray) -> None:
         values = np.concatenate(values)
         return values - np.median(values)
 
-    classifier, regressor = network.head._classifier.kernel, network.head._box_regressor.kernel
+    classifier, regressor = (
+        layer.pointwise_kernel if hasattr(layer, 'pointwise_kernel') else layer.kernel
+        for layer in (network.head._classifier, network.head._box_regressor)
+    )
     classifier.assign(classifier * (8.0 / deviations('logits').max()))  # best score about 0.99
     regressor.assign(regressor * (0.3 / deviations('codes').std()))
 

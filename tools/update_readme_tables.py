@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     'README.md',
     'docs/benchmarks.md',
+    'docs/export.md',
     'docs/instance_segmentation.md',
     'docs/search.md',
 )

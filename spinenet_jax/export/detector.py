@@ -33,12 +33,14 @@ class Request:
       size: (height, width) of the images, pixels; None for any.
       raw: the network alone, without scaling, normalisation and suppression.
       platforms: where the file shall run; StableHLO and SavedModel only.
+      weights: how they are stored, 'float32', 'float16' or 'int8'; LiteRT only but for float32.
     """
 
     batch: int
     size: Size | None
     raw: bool = False
     platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu')
+    weights: str = 'float32'
 
 
 def fit(images: jax.Array, output_size: Size) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -37,7 +37,9 @@ MADE_BY = 'spinenet_jax export'
 METADATA = 'metadata.json'
 # What another runtime's order of additions may change; of raw outputs, logits have no bound.
 BOX_TOLERANCE, SCORE_TOLERANCE, RAW_TOLERANCE = 0.05, 1e-4, 1e-2
-BFLOAT16_TOLERANCE = 0.02  # of scores, whose 8 bits another compiler rounds at other places
+# Of scores: 8 bits of bfloat16, which another compiler rounds at other places, and weights of less.
+BFLOAT16_TOLERANCE = 0.02
+WEIGHTS_TOLERANCE = {'float16': 0.02, 'int8': 0.1}
 
 
 def complete(request: Request, name: str, image_size: tuple[int, int]) -> Request:
@@ -46,6 +48,13 @@ def complete(request: Request, name: str, image_size: tuple[int, int]) -> Reques
     Raises:
       UserError: what the format cannot do.
     """
+    if request.weights != 'float32' and name != 'tflite':
+        raise UserError(f'--weights={request.weights}: only --format=tflite stores them so')
+    if request.weights != 'float32' and request.raw:
+        raise UserError(
+            f'--weights={request.weights}: how far its outputs may be off is known for detections '
+            'only: leave out --raw'
+        )
     if request.raw and request.size not in (None, image_size):
         height, width = image_size
         raise UserError(
@@ -124,6 +133,7 @@ def metadata(
         },
         'network_input': list(task.image_size),
         'classes': [{'label': c.label, 'id': c.id, 'name': c.name} for c in trained.categories],
+        'weights': request.weights,
         'compared': agreement._asdict(),
         'versions': _versions(FORMATS[name].PACKAGES),
     }
@@ -187,8 +197,9 @@ def _check(
         agreement = compare_raw(expected, found)
         agrees = max(agreement.largest.values()) <= RAW_TOLERANCE
     else:
-        is_exact = trained.config.model.dtype == 'float32'
+        is_exact = trained.config.model.dtype == 'float32' and request.weights == 'float32'
         tolerance = SCORE_TOLERANCE if is_exact else BFLOAT16_TOLERANCE
+        tolerance = WEIGHTS_TOLERANCE.get(request.weights, tolerance)
         agreement = compare_detections(
             expected, found, BOX_TOLERANCE if is_exact else np.inf, tolerance
         )

@@ -51,6 +51,10 @@ def write(trained: Trained, request: Request, folder: str | os.PathLike) -> None
     concrete = module.serve.get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if request.weights != 'float32':
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if request.weights == 'float16':
+        converter.target_spec.supported_types = [tf.float16]
     with open(os.path.join(folder, FILE), 'wb') as file:
         file.write(converter.convert())
 
@@ -98,10 +102,8 @@ def _detections(
     scores = tf.sigmoid(best)
     kinds = picked // int(rows.shape[0])
     chosen = tf.gather(boxes, tf.gather(rows, picked % int(rows.shape[0])))
-    # Boxes of different classes do not meet.
-    shift = tf.cast(kinds, tf.float32)[:, None] * float(max(task.image_size) + 1)
     index, kept, valid = tf.raw_ops.NonMaxSuppressionV5(
-        boxes=chosen + shift,
+        boxes=_apart(chosen, kinds, float(max(task.image_size) + 1)),
         scores=scores,
         max_output_size=min(rules.detections, count),
         iou_threshold=rules.iou,
@@ -117,3 +119,24 @@ def _detections(
         'classes': tf.where(is_valid, labels, 0),
         'valid': is_valid,
     }
+
+
+def _apart(boxes: 'tf.Tensor', kinds: 'tf.Tensor', side: float) -> 'tf.Tensor':
+    """Boxes moved so that those of different classes do not meet, and empty ones meet nothing.
+
+    An empty box, which lies outside the image, overlaps not even itself: LiteRT would return it
+    again and again. In its stead stands a square in a place of its own.
+
+    Args:
+      boxes: f32[N,4].
+      kinds: i32[N].
+      side: more than any coordinate.
+    """
+    import tensorflow as tf
+
+    count = int(boxes.shape[0])
+    corner = tf.range(count, dtype=tf.float32)[:, None] * 2.0
+    far = tf.cast(tf.reduce_max(kinds) + 1, tf.float32) * side
+    alone = far + tf.concat([corner, corner, corner + 1.0, corner + 1.0], axis=1)
+    empty = tf.reduce_any(boxes[:, 2:] <= boxes[:, :2], axis=1)[:, None]
+    return tf.where(empty, alone, boxes + tf.cast(kinds, tf.float32)[:, None] * side)

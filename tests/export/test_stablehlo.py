@@ -111,6 +111,8 @@ def test_formats_that_fix_sizes_get_one_image_of_the_input():
     assert folder.complete(Request(0, None), 'tflite', (64, 96)) == Request(1, (64, 96))
     assert folder.complete(Request(2, (5, 6)), 'tflite', (64, 96)) == Request(2, (5, 6))
     assert folder.complete(Request(0, None), 'savedmodel', (64, 96)) == Request(0, None)
+    with pytest.raises(UserError, match='only --format=tflite'):
+        folder.complete(Request(0, None, weights='int8'), 'onnx', (64, 96))
 
 
 def test_comparison_counts_what_has_no_counterpart():
