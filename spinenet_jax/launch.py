@@ -234,6 +234,8 @@ def _mistake_in_config(error: BaseException, path: str) -> str | None:
             return str(cause)
         if isinstance(cause, SyntaxError) and _same(cause.filename or path, path):
             return f'{path}:{cause.lineno or 1}: not a Python file that gives a config: {cause.msg}'
+        if isinstance(cause, ValueError) and 'null bytes' in str(cause):  # Python before 3.11.4
+            return f'{path}:1: not a Python file that gives a config: {cause}'
         frames = traceback.extract_tb(cause.__traceback__)
         places = [frame.lineno for frame in frames if _same(frame.filename, path)]
         if places:

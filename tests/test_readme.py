@@ -62,8 +62,13 @@ def test_flags_of_commands_are_understood(words, tmp_path):
     (tmp_path / 'config.json').write_text(common.get_config().to_json())
     words = [word.replace('finetune.py:runs/49-tf1', f'finetune.py:{tmp_path}') for word in words]
     program = (
-        'import runpy, sys\n'
+        'import argparse, runpy, sys\n'
         'from spinenet_jax import launch\n'
+        'parse_args = argparse.ArgumentParser.parse_args\n'
+        'def parse_only(parser):\n'
+        '    parse_args(parser)\n'
+        '    sys.exit(print("parsed: 1"))\n'
+        'argparse.ArgumentParser.parse_args = parse_only\n'
         f'sys.argv = {words[1:]!r}\n'
         'parse = lambda *_, **__: print("parsed:", len(launch._parse(sys.argv)))\n'
         'launch.run = parse\n'

@@ -6,6 +6,7 @@ model, `tensor_bundle.py` for the bytes.
 
 import pathlib
 import re
+import shutil
 import tarfile
 import zlib
 from typing import NamedTuple
@@ -54,7 +55,7 @@ def locate(source: str, scratch: pathlib.Path) -> pathlib.Path:
     if path.is_file() and path.name.endswith(ARCHIVES):
         try:
             with tarfile.open(path) as archive:
-                archive.extractall(scratch, filter='data')
+                _unpack(archive, scratch)
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
             raise UserError(f'{path}: cannot be unpacked ({error})') from None
         return _in_directory(scratch, source)
@@ -68,6 +69,21 @@ def locate(source: str, scratch: pathlib.Path) -> pathlib.Path:
         f'{source}: no TensorFlow checkpoint; give its prefix (such that {stem}{INDEX} exists), '
         'the directory it is in, or a .tar.gz of that'
     )
+
+
+def _unpack(archive: tarfile.TarFile, folder: pathlib.Path) -> None:
+    """Writes the regular files of an archive, none outside of the folder.
+
+    `extractall(filter='data')` would do, but Python 3.11 has it from 3.11.4 on only.
+    """
+    for member in archive:
+        target = (folder / member.name).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise tarfile.TarError(f'{member.name} lies outside of it')
+        if member.isfile():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.extractfile(member) as packed, open(target, 'wb') as file:
+                shutil.copyfileobj(packed, file)
 
 
 def _in_directory(folder: pathlib.Path, source: str) -> pathlib.Path:
