@@ -13,16 +13,16 @@ from absl import flags
 
 from spinenet_jax import launch
 
-FORMATS = ('stablehlo', 'savedmodel', 'tflite')
+FORMATS = ('stablehlo', 'savedmodel', 'onnx', 'tflite')
 _FORMAT = flags.DEFINE_enum('format', 'stablehlo', FORMATS, 'What to write.')
 _OUTPUT = flags.DEFINE_string('output', 'exported', 'Folder to make.')
 _CHECKPOINT = flags.DEFINE_string('checkpoint', 'best', 'best, latest, or a step.')
 _RAW = flags.DEFINE_bool('raw', False, 'The network alone: normalised floats to raw outputs.')
 _BATCH = flags.DEFINE_integer(
-    'batch_size', 0, 'Images a call; 0: any number (tflite: one).', lower_bound=0
+    'batch_size', 0, 'Images a call; 0: any number (onnx, tflite: one).', lower_bound=0
 )
 _SIZE = flags.DEFINE_string(
-    'image_size', '', "HxW of the images; '': any (tflite: the network's input)."
+    'image_size', '', "HxW of the images; '': any (onnx, tflite: the network's input)."
 )
 _PLATFORMS = flags.DEFINE_list(
     'platforms', 'cpu,cuda,tpu', 'Where it shall run: cpu, cuda, rocm, tpu; stablehlo, savedmodel.'

@@ -5,7 +5,7 @@ into one sheet. Reading and writing pictures, and choosing which to draw, are le
 """
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -105,6 +105,25 @@ def draw_instances(
         if words and corners:
             draw_label(canvas, words, corners[:2], colours[n])
     return canvas
+
+
+class Drawn(Sequence):
+    """Masks at the size of a picture, each made when it is asked for: all would not fit memory."""
+
+    def __init__(self, masks: Sequence[Callable[[], np.ndarray]], size: tuple[int, int]):
+        """Takes functions that draw a mask u8[h,w] of 0 and 1, and the (h, w) of the picture."""
+        self._masks, self._size = masks, size
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def __getitem__(self, n: int) -> np.ndarray:
+        """bool[h,w]."""
+        mask = self._masks[n]()
+        if mask.shape == self._size:
+            return mask > 0
+        large = cv2.resize(mask * np.uint8(255), self._size[::-1], interpolation=cv2.INTER_LINEAR)
+        return large > 127
 
 
 def _fill(canvas: np.ndarray, inside: np.ndarray, colour: tuple[int, int, int]) -> None:

@@ -34,7 +34,13 @@ def root(tmp_path):
             {'id': n, 'file_name': f'{n}.jpg', 'width': 80, 'height': 60} for n in range(1, 3)
         ],
         'annotations': [
-            {'id': 1, 'image_id': 1, 'category_id': 5, 'bbox': [10, 10, 30, 30]},
+            {
+                'id': 1,
+                'image_id': 1,
+                'category_id': 5,
+                'bbox': [10, 10, 30, 30],
+                'segmentation': [[10, 10, 10, 40, 40, 40]],
+            },
             {'id': 2, 'image_id': 1, 'category_id': 6, 'bbox': [10, 10, 30, -3]},
         ],
         'categories': [{'id': 5, 'name': 'cup'}, {'id': 6, 'name': 'plate'}],
@@ -53,6 +59,9 @@ def test_prints_what_is_there_and_draws_it(root, tmp_path):
     ]
     sheet = cv2.imread(str(tmp_path / 'out/train_images.jpg'))
     assert sheet.shape[1] > 5 * 320 and len(np.unique(sheet)) > 20
+    # Four times as large, 8 pixels from the edges: the lower left half of the box is filled.
+    (inside, outside) = (sheet[8 + y, 8 + x].astype(int) for y, x in ((140, 60), (70, 140)))
+    assert np.ptp(inside) > 30 and np.abs(outside - 128).max() < 10
     assert cv2.imread(str(tmp_path / 'out/train_sizes.png')) is not None
 
 

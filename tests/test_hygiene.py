@@ -37,11 +37,12 @@ ARROWS = {
     'data': 'ops errors',
     'parallel': 'data',
     'evaluation': 'parallel data ops files errors',
+    'annotated': 'data visualize',
     'tasks': 'evaluation data models lowering ops visualize errors',
     'analysis': 'tasks models errors',
     'training': (
         'analysis tasks models lowering ops data parallel evaluation settings console interrupts '
-        'visualize files buckets errors'
+        'annotated visualize files buckets errors'
     ),
     'inference': 'training tasks lowering ops evaluation parallel data settings files errors',
     'convert': 'inference training tasks models ops data settings files errors',

@@ -3,8 +3,8 @@
     python tools/check_data.py --root=/data/mine --split=train --output=check
 
 Prints what the reader left out and why, objects and sizes of each class, and how well anchors fit
-the boxes. Writes twenty annotated images as one sheet (`<split>_images.jpg`) and plots of counts
-and sizes (`<split>_sizes.png`) to --output.
+the boxes. Writes twenty annotated images, with their masks where there are any, as one sheet
+(`<split>_images.jpg`) and plots of counts and sizes (`<split>_sizes.png`) to --output.
 """
 
 import sys
@@ -16,11 +16,12 @@ import numpy as np
 from absl import flags
 
 from spinenet_jax import launch
+from spinenet_jax.annotated import draw_annotated
 from spinenet_jax.data.coco import CocoSource
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.data.statistics import DataSummary, best_overlaps, summarise
 from spinenet_jax.errors import UserError
-from spinenet_jax.visualize import draw_detections, fit, tile
+from spinenet_jax.visualize import tile
 
 _ROOT = flags.DEFINE_string('root', None, 'Folder with annotations/ and the images.')
 _SPLIT = flags.DEFINE_string('split', 'train', 'Split: annotations/instances_<split>.json.')
@@ -84,9 +85,7 @@ def sheet(source: CocoSource, count: int) -> np.ndarray:
         except BadImageError as error:
             print(f'{source.describe(int(index))}: {error}')
             continue
-        image, boxes = fit(image, record['boxes'], CELL)
-        words = [names[int(label)] for label in record['labels']]
-        pictures.append(draw_detections(image, boxes, record['labels'], names=words))
+        pictures.append(draw_annotated(image, record, names, CELL))
         if len(pictures) == count:
             break
     return tile(pictures, columns=5, size=CELL)
@@ -118,7 +117,7 @@ def main() -> None:
     """Reads the annotations, prints the findings, writes the pictures."""
     import cv2
 
-    source = CocoSource(_ROOT.value, _SPLIT.value)
+    source = CocoSource(_ROOT.value, _SPLIT.value, with_segmentations=True)
     size = (_IMAGE_SIZE.value, _IMAGE_SIZE.value)
     summary = summarise(source, size)
     for line in source.report:

@@ -116,6 +116,8 @@ def published_config(found: Recognised) -> ConfigDict:
         one_stage = 'C' if found.name == '190' else 'B'
         variant = 'cascade' if found.settings['cascade'] else one_stage
         return mask_rcnn.get_config(f'{found.name}-{variant}')
+    if found.name and found.architecture.graph.is_mobile:
+        return retinanet.get_config(f'mb{found.name}-M')
     if found.name and found.task != 'classification':
         return retinanet.get_config(f'{found.name}-C')
     config = common.get_config()

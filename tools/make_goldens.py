@@ -42,6 +42,14 @@ def backbone() -> Arrays:
     return result
 
 
+def mobile() -> Arrays:
+    """Features and the heads' outputs of SpineNet-Mobile."""
+    _, network = garden.build(cases.MOBILE, cases.MOBILE_SIZE)
+    garden.assign_random(network, cases.MOBILE)
+    images = cases.normalised(cases.images('mobile', 1, cases.MOBILE_SIZE))
+    return garden.forward(network, images)
+
+
 def anchors() -> Arrays:
     """Anchor boxes of a pyramid, level by level."""
     result = {}
@@ -268,30 +276,39 @@ def tf2_beta() -> Arrays:
 
 
 def tf2_mask_rcnn() -> Arrays:
-    """Every stage of Mask R-CNN at inference, and a training pass."""
+    """Every stage of Mask R-CNN at inference, a training pass, and ten steps."""
     return _regions(cases.MASK_RCNN)
 
 
 def tf2_cascade() -> Arrays:
-    """The same of its cascade."""
+    """The same of its cascade, without the steps."""
     return _regions({**cases.MASK_RCNN, 'cascade': True})
 
 
 def _regions(model: dict) -> Arrays:
-    """'detect/...' and 'train/...'."""
+    """'detect/...', 'train/...' and, without a cascade, 'steps/...'."""
     size = cases.MASK_RCNN_SIZE
     _, network = regions.build(model, size)
     regions.assign_random(network, model)
     images = cases.normalised(cases.images('mask_rcnn', 1, size))
     result = {f'detect/{key}': value for key, value in regions.detect(network, images).items()}
+    task, network, named = _training_of(model)
+    result |= {f'train/{k}': v for k, v in regions.train(task, network, named).items()}
+    if model['cascade']:  # its stages are those of one head; a training pass holds them to theirs
+        return result
+    return result | {f'steps/{k}': v for k, v in regions.ten_steps(*_training_of(model)).items()}
+
+
+def _training_of(model: dict) -> tuple:
+    """(Garden task, Keras model, {our path: variable}) at the start of training."""
     decay = cases.TRAINING_SGD['weight_decay']
     task, network = regions.build(model, cases.MASK_RCNN_TRAINING['size'], decay)
-    named = regions.assign_random(network, model)
-    return result | {f'train/{k}': v for k, v in regions.train(task, network, named).items()}
+    return task, network, regions.assign_random(network, model)
 
 
 STAGES = (
     backbone,
+    mobile,
     anchors,
     matching,
     losses,

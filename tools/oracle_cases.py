@@ -45,6 +45,14 @@ MASK_RCNN = {
 }
 MASK_RCNN_SIZE, MASK_RCNN_TRAINING = (128, 256), {'size': (256, 256), 'batch': 4}
 PROPOSALS = {'candidates': 200, 'proposals': 100}  # in training twice as many candidates
+LOSSES = (  # as the Garden names them
+    'rpn_score_loss',
+    'rpn_box_loss',
+    'frcnn_cls_loss',
+    'frcnn_box_loss',
+    'mask_loss',
+    'total_loss',
+)
 REGIONS, TRAINED_MASKS, ANCHORS_DRAWN, MASKS_STORED = 32, 8, 64, 16
 # Of the Garden's beta layout the whole checkpoint is stored, so the model is as narrow as it gets.
 BETA = {
@@ -57,6 +65,18 @@ BETA = {
     'activation': 'swish',
 }
 BETA_SIZE = (128, 128)
+MOBILE = {  # the gate is the Garden's
+    **NARROW,
+    'graph': 'mobile49',
+    'width': 0.25,
+    'resample_alpha': 1.0,
+    'endpoint_channels': 8,
+    'head_channels': 8,
+    'activation': 'swish',
+    'separable_heads': True,
+    'squeeze_gate': 'hard_sigmoid',
+}
+MOBILE_SIZE = (128, 256)
 FULL = {  # the published sizes
     '49S': {
         'width': 0.65,
@@ -84,6 +104,14 @@ FULL = {  # the published sizes
         'num_classes': 91,
         'activation': 'swish',
         'anchor_size': 4.0,
+    },
+    'mb49': {
+        **MOBILE,
+        'width': 1.0,
+        'endpoint_channels': 48,
+        'head_channels': 48,
+        'head_convs': 4,
+        'num_classes': 91,
     },
 }
 
@@ -157,6 +185,13 @@ def region_weight(path: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarra
         value = (value * (0.2 if last else 1.0)).astype(np.float32)
     damped = re.search(r'(proposal_head/(score|box)|box_heads_\d/class)/kernel$', path)
     return value * np.float32(0.1 if damped else 1.0)
+
+
+def full_region_weight(path: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """As `region_weight`, for 91 classes, of which some then stand out."""
+    value = region_weight(path, shape, seed)
+    spread = re.search(r'box_heads_\d/class/kernel$', path)
+    return value * np.float32(12.0 if spread else 1.0)
 
 
 def mask_rcnn_batch() -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ def main(weights: str, model_json: str, prefix: str) -> None:
         if set(arrays.files) != set(named):
             raise SystemExit(f'weights differ: {sorted(set(arrays.files) ^ set(named))[:5]}')
         for path, variable in named.items():
-            variable.assign(regions.in_their_order(path, arrays[path]))
+            variable.assign(garden.in_their_order(path, arrays[path]))
     items = tf.train.Checkpoint(**network.checkpoint_items)
     print(items.write(prefix))
 

@@ -22,10 +22,11 @@ import tf_keras
 from official.vision.configs import common
 from official.vision.configs import retinanet as garden_config
 from official.vision.modeling import factory
-from official.vision.modeling.backbones import spinenet
+from official.vision.modeling.backbones import spinenet, spinenet_mobile
 from official.vision.tasks import retinanet as garden_task
 
 from spinenet_jax.convert import tf_names
+from spinenet_jax.models.graph import GRAPHS
 
 LEVELS = range(3, 8)
 BETA_BLOCKS = 15  # block specs of the Garden's beta: all but P2
@@ -62,11 +63,16 @@ def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list
     config.model.anchor.anchor_size = model['anchor_size']
     config.model.head.num_convs = model['head_convs']
     config.model.head.num_filters = model['head_channels']
+    config.model.head.use_separable_conv = model.get('separable_heads', False)
     config.model.norm_activation.activation = model['activation']
     config.losses.l2_weight_decay = weight_decay
     regularizer = tf_keras.regularizers.l2(weight_decay / 2.0) if weight_decay else None
     specs = tf_keras.layers.InputSpec(shape=[None, *size, 3])
-    backbone = build_backbone(model, specs, blocks, regularizer, config.model.norm_activation)
+    norm = config.model.norm_activation
+    if model.get('graph') == 'mobile49':
+        backbone = _mobile_backbone(model, specs, regularizer, norm)
+    else:
+        backbone = build_backbone(model, specs, blocks, regularizer, norm)
     network = factory.build_retinanet(specs, config.model, regularizer, backbone=backbone)
     network(tf.zeros([1, *size, 3]), training=True)  # the head has no variables before
     return garden_task.RetinaNetTask(config), network
@@ -95,10 +101,36 @@ def build_backbone(
     )
 
 
+def _mobile_backbone(
+    model: dict,
+    specs: tf_keras.layers.InputSpec,
+    regularizer: tf_keras.regularizers.Regularizer | None,
+    norm: common.NormActivation,
+) -> tf_keras.Model:
+    """SpineNet-Mobile of the Garden's own block specs."""
+    return spinenet_mobile.SpineNetMobile(
+        input_specs=specs,
+        # The constructor writes into the specs, so each model needs its own.
+        block_specs=spinenet_mobile.build_block_specs(),
+        endpoints_num_filters=model['endpoint_channels'],
+        block_repeats=model['block_repeats'],
+        filter_size_scale=model['width'],
+        kernel_regularizer=regularizer,
+        activation=model['activation'],
+        use_sync_bn=norm.use_sync_bn,
+        norm_momentum=norm.norm_momentum,
+        norm_epsilon=norm.norm_epsilon,
+    )
+
+
 def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[str, tf.Variable]:
     """{our path: variable} of every variable of the model."""
     architecture = tf_names.Architecture(
-        model['block_repeats'], model['head_convs'], counts_p2=not beta
+        model['block_repeats'],
+        model['head_convs'],
+        graph=GRAPHS[model.get('graph', 'spinenet49')],
+        counts_p2=not beta,
+        separable_heads=model.get('separable_heads', False),
     )
     return named_variables(network, list(_keyed(network)), architecture)
 
@@ -140,9 +172,12 @@ def leaves(key: str, layer: tf_keras.layers.Layer) -> Iterator[tuple[str, tf.Var
 def backbone_keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
     """Each variable of the backbone with a key like that of its checkpoint."""
     for layer in network.backbone.layers:
-        attributes = ('_shortcut', '_conv1', '_conv2', '_conv3')
+        attributes = ('_shortcut', '_conv0', '_conv1', '_conv2', '_conv3')
         attributes += ('_norm0', '_norm1', '_norm2', '_norm3')
         parts = {name: getattr(layer, name) for name in attributes if hasattr(layer, name)}
+        if squeeze := getattr(layer, '_squeeze_excitation', None):
+            parts['_squeeze_excitation/_se_reduce'] = squeeze._se_reduce
+            parts['_squeeze_excitation/_se_expand'] = squeeze._se_expand
         for name, part in parts.items():
             yield from leaves(f'layer_with_weights-0/{name}', part)
         if not parts:
@@ -158,8 +193,14 @@ def assign_random(
     """Give every variable what `draw` (path, shape) gives; returns `variables`."""
     named = variables(network, model, beta)
     for path, variable in named.items():
-        variable.assign(draw(path, tuple(variable.shape)))
+        shape = in_their_order(path, np.empty(variable.shape)).shape  # its own inverse
+        variable.assign(in_their_order(path, draw(path, shape)))
     return named
+
+
+def in_their_order(path: str, value: np.ndarray) -> np.ndarray:
+    """An array of ours with TensorFlow's order of axes, or the other way round."""
+    return value.swapaxes(2, 3) if tf_names.SWAPPED.search(path) else value
 
 
 def forward(network: tf_keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@
     ORACLE tools/oracle_masks.py SIDE SEED FOLDER
 
 The published SpineNet-49 gets random weights of SEED, which are saved as a checkpoint in
-FOLDER/saved. FOLDER/outputs.npz gets what every stage computes, and the 100 detections.
+FOLDER/saved. FOLDER/outputs.npz gets what every stage computes, the 100 detections, and their masks
+at image size.
 """
 
 import argparse
@@ -24,12 +25,14 @@ def main(side: str, seed: str, folder: str) -> None:
 
     size = (int(side), int(side))
     _, network = regions.build(cases.FULL_MASK_RCNN, size, few=False)
-    draw = functools.partial(cases.region_weight, seed=int(seed))
+    draw = functools.partial(cases.full_region_weight, seed=int(seed))
     regions.assign_random(network, cases.FULL_MASK_RCNN, draw)
     items = {**network.checkpoint_items, 'global_step': tf.Variable(7)}
     tf.train.Checkpoint(**items).write(f'{folder}/saved/ckpt-7')
     images = cases.normalised(cases.images('full', 1, size, int(seed)))
-    np.savez(f'{folder}/outputs.npz', **regions.detect(network, images))
+    outputs = regions.detect(network, images, masks=None)
+    pasted = regions.paste(outputs['masks'][0], outputs['detection_boxes'][0], size)
+    np.savez(f'{folder}/outputs.npz', **outputs, pasted=np.packbits(pasted, axis=-1))
 
 
 if __name__ == '__main__':

@@ -16,12 +16,13 @@ from official.vision.configs import maskrcnn as garden_config
 from official.vision.modeling import factory
 from official.vision.modeling.backbones import spinenet
 from official.vision.modeling.layers import roi_generator, roi_sampler
-from official.vision.ops import anchor
+from official.vision.ops import anchor, mask_ops
 from official.vision.tasks import maskrcnn as garden_task
 
 from spinenet_jax.convert import tf_names
 
 RATIOS = [0.5, 1.0, 2.0]
+ANCHORS = 256  # of an image, drawn to train the proposals on; as published
 Arrays = dict[str, np.ndarray]
 
 
@@ -68,16 +69,9 @@ def assign_random(
     """Give every variable what `draw` (path, our shape) gives; returns `variables`."""
     named = variables(network, model)
     for path, variable in named.items():
-        shape = np.empty(variable.shape)
-        shape = in_their_order(path, shape).shape  # its own inverse
-        variable.assign(in_their_order(path, draw(path, shape)))
+        shape = garden.in_their_order(path, np.empty(variable.shape)).shape  # its own inverse
+        variable.assign(garden.in_their_order(path, draw(path, shape)))
     return named
-
-
-def in_their_order(path: str, value: np.ndarray) -> np.ndarray:
-    """An array of ours with TensorFlow's order of axes, or the other way round."""
-    upsample = path == 'params/mask_head/upsample/kernel'  # TensorFlow: outputs, then inputs
-    return value.swapaxes(2, 3) if upsample else value
 
 
 def variables(network: tf_keras.Model, model: dict) -> dict[str, tf.Variable]:
@@ -110,8 +104,13 @@ def _keyed(network: tf_keras.Model) -> Iterator[tuple[str, tf.Variable]]:
                 yield from garden.leaves(f'{key}/{name}', getattr(head, name))
 
 
-def detect(network: tf_keras.Model, images: np.ndarray) -> Arrays:
-    """Outputs of every stage at inference for normalised f32[B,H,W,3] images."""
+def detect(
+    network: tf_keras.Model, images: np.ndarray, masks: int | None = cases.MASKS_STORED
+) -> Arrays:
+    """Outputs of every stage at inference for normalised f32[B,H,W,3] images.
+
+    Of masks the first, or with None all.
+    """
     size = tf.constant([images.shape[1:3]] * len(images), tf.float32)
     with _recorded(roi_generator.MultilevelROIGenerator) as proposals:
         found = network(images, size, training=False)
@@ -120,7 +119,7 @@ def detect(network: tf_keras.Model, images: np.ndarray) -> Arrays:
         'proposal_scores': proposals[0][1].numpy(),
         'logits': found['cls_outputs'].numpy(),
         'codes': found['box_outputs'].numpy(),
-        'masks': found['detection_masks'].numpy()[:, : cases.MASKS_STORED],
+        'masks': found['detection_masks'].numpy()[:, :masks],
     }
     for level in garden.LEVELS:
         result[f'feature{level}'] = found['backbone_features'][str(level)].numpy()
@@ -130,6 +129,28 @@ def detect(network: tf_keras.Model, images: np.ndarray) -> Arrays:
         result[f'detection_{name}'] = found[f'detection_{name}'].numpy()
     result['count'] = found['num_detections'].numpy()
     return result
+
+
+def paste(masks: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """u8[n,*size] in {0, 1} of f32[n,m,m] and f32[n,4], in the Garden's evaluation."""
+    # float64: in float32 it is rounding that cuts an edge close to a whole pixel to this or that.
+    boxes = boxes.astype(np.float64)[:, [1, 0, 3, 2]]
+    boxes[:, 2:] -= boxes[:, :2]
+    return mask_ops.paste_instance_masks(masks, boxes, *size)
+
+
+def loaded(batch: Arrays, size: tuple[int, int], anchor_size: float) -> dict:
+    """A training batch as the Garden's data loader gives it to `task.train_step`.
+
+    Args:
+      batch: boxes, labels, valid and masks, see `oracle_cases.mask_rcnn_batch`.
+      size: of the images.
+      anchor_size: of the model, in cells.
+    """
+    count = len(batch['boxes'])
+    info = tf.constant([[size, size, (1, 1), (0, 0)]] * count, tf.float32)
+    labels = _labels(batch, size, anchor_size, ANCHORS)
+    return {**labels, **_padded(batch), 'image_info': info, 'anchor_boxes': None}
 
 
 def train(task: garden_task.MaskRCNNTask, network: tf_keras.Model, named: dict) -> Arrays:
@@ -178,11 +199,51 @@ def train(task: garden_task.MaskRCNNTask, network: tf_keras.Model, named: dict) 
     return result
 
 
-def _labels(batch: Arrays, size: tuple[int, int]) -> dict:
-    """The targets of anchors that the Garden's data loader makes, drawn at random."""
+def ten_steps(task: garden_task.MaskRCNNTask, network: tf_keras.Model, named: dict) -> Arrays:
+    """Ten steps of SGD on one batch: the regions drawn, the losses, and how the heads changed."""
+    batch, size = cases.mask_rcnn_batch(), cases.MASK_RCNN_TRAINING['size']
+    labels, truth = _labels(batch, size), _padded(batch)
+    images = tf.constant(cases.normalised(batch['image']))
+    shape = tf.constant([size] * len(images), tf.float32)
+    sgd, start = cases.TRAINING_SGD, {path: value.numpy() for path, value in named.items()}
+    optimizer = tf_keras.optimizers.legacy.SGD(sgd['learning_rate'], sgd['momentum'])
+    paths = [path for path in named if path.startswith('params/')]
+    tf.random.set_seed(2)
+    drawn, rows = [], []
+    for _ in range(cases.TRAINING_STEPS):
+        with _recorded(roi_sampler.ROISampler) as regions, tf.GradientTape() as tape:
+            outputs = network(images, shape, training=True, **truth)
+            losses = task.build_losses(outputs, labels, aux_losses=network.losses)
+        gradients = tape.gradient(losses['total_loss'], [named[path] for path in paths])
+        optimizer.apply_gradients(
+            (gradient, named[path]) for path, gradient in zip(paths, gradients, strict=True)
+        )
+        boxes, _, classes, indices = regions[0]
+        drawn.append((boxes.numpy(), classes.numpy(), indices.numpy()))
+        rows.append([losses[name].numpy() for name in cases.LOSSES])
+    boxes, classes, indices = (np.stack(values) for values in zip(*drawn, strict=True))
+    result = {
+        'regions': boxes,
+        'labels': classes.astype(np.int32),
+        'matched': indices.astype(np.int32),
+        'losses': np.array(rows, np.float32),
+    }
+    for path, variable in named.items():
+        if 'backbone' not in path or 'stem_conv' in path:
+            result[f'change/{path}'] = cases.pack(variable.numpy() - start[path])
+    return result
+
+
+def _labels(
+    batch: Arrays,
+    size: tuple[int, int],
+    anchor_size: float = cases.MASK_RCNN['anchor_size'],
+    count: int = cases.ANCHORS_DRAWN,
+) -> dict:
+    """The targets of `count` anchors an image that the Garden's data loader draws at random."""
     tf.random.set_seed(1)
-    made = anchor.Anchor(3, 7, 1, RATIOS, cases.MASK_RCNN['anchor_size'], size).multilevel_boxes
-    labeler = anchor.RpnAnchorLabeler(rpn_batch_size_per_im=cases.ANCHORS_DRAWN)
+    made = anchor.Anchor(3, 7, 1, RATIOS, anchor_size, size).multilevel_boxes
+    labeler = anchor.RpnAnchorLabeler(rpn_batch_size_per_im=count)
     rows = []
     for boxes, labels, valid in zip(batch['boxes'], batch['labels'], batch['valid'], strict=True):
         found = labeler.label_anchors(

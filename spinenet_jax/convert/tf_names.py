@@ -1,8 +1,8 @@
 """Maps paths of our parameters to variable names of the published TensorFlow implementations.
 
-Names only: no arrays, no TensorFlow, no files (`tf_checkpoint.py` reads those). A path of ours is
-'<collection>/<module>/.../<leaf>', e.g. 'params/backbone/stem_conv/kernel' or
-'batch_stats/class_head/norm0_3/mean'.
+Names only, and which axes are swapped: no arrays, no TensorFlow, no files (`tf_checkpoint.py` reads
+those). A path of ours is '<collection>/<module>/.../<leaf>', e.g.
+'params/backbone/stem_conv/kernel' or 'batch_stats/class_head/norm0_3/mean'.
 
 TF1 is tensorflow/tpu (variable scopes), TF2 the Model Garden (object-based checkpoints). A model is
 a list of `Layer`, each with its three names; another kind of model is another list (`layers`). A
@@ -14,17 +14,22 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from spinenet_jax.models.graph import GRAPHS, STEM_BLOCKS, Graph
+from spinenet_jax.models.graph import GRAPHS, Graph
 
 # The variables of a layer: their name in TensorFlow, and collection and leaf of ours.
 CONV = {'kernel': ('params', 'kernel')}
 BIASED = {**CONV, 'bias': ('params', 'bias')}
+DEPTHWISE = {'depthwise_kernel': ('params', 'kernel')}
+POINTWISE = {'pointwise_kernel': ('params', 'kernel'), 'bias': ('params', 'bias')}
 NORM = {
     'gamma': ('params', 'scale'),
     'beta': ('params', 'bias'),
     'moving_mean': ('batch_stats', 'mean'),
     'moving_variance': ('batch_stats', 'var'),
 }
+# Kernels whose two last axes TensorFlow has the other way round: the transposed convolution's
+# (outputs, then inputs) and the depthwise ones' (channels, then one).
+SWAPPED = re.compile(r'mask_head/upsample/kernel$|/(depthwise|down\d)/kernel$')
 BLOCK_CONVS = {'bottleneck': 3, 'residual': 2}  # of one block, its shortcut not counted
 # The Garden's graph has had a sixteenth block, P2, since it left its beta. A model of levels 3 to 7
 # drops it after having numbered its two resamplings of two convolutions each.
@@ -56,7 +61,9 @@ class Architecture(NamedTuple):
       levels: (lowest, highest) output level.
       graph: the backbone's blocks.
       counts_p2: TF2 only: whether the numbers of the dropped block P2 are left out, or whether, as
-        in the Garden's beta, whose checkpoints its README offers, no number is.
+        in the Garden's beta, whose checkpoints its README offers, no number is. Mobile graphs
+        have no such block.
+      separable_heads: whether the convolutions of RetinaNet's towers are depthwise, then 1x1.
     """
 
     block_repeats: int = 1
@@ -66,6 +73,7 @@ class Architecture(NamedTuple):
     levels: tuple[int, int] = (3, 7)
     graph: Graph = GRAPHS['spinenet49']
     counts_p2: bool = True
+    separable_heads: bool = False
 
 
 class Layer(NamedTuple):
@@ -75,7 +83,8 @@ class Layer(NamedTuple):
       ours: path of the module, e.g. 'backbone/stem_conv'.
       tf1: variable scope, e.g. 'spinenet/conv2d'; '' where TF1 has no such model.
       tf2: canonical name (`tf2_canonical`), e.g. 'conv2d' or 'head/_classifier'; '' as above.
-      leaves: its variables: CONV, BIASED or NORM.
+      leaves: its variables: CONV, BIASED, NORM, or DEPTHWISE and POINTWISE, which in TensorFlow
+        may be one layer.
     """
 
     ours: str
@@ -86,7 +95,8 @@ class Layer(NamedTuple):
 
 def layers(architecture: Architecture) -> Iterator[Layer]:
     """Every layer of the model: the backbone's, then those of its heads."""
-    yield from _spinenet(architecture)
+    backbone = _mobile_spinenet if architecture.graph.is_mobile else _spinenet
+    yield from backbone(architecture)
     if architecture.head_convs:
         yield from _retinanet(architecture)
     if architecture.regions:
@@ -163,12 +173,12 @@ def _spinenet(architecture: Architecture) -> Iterator[Layer]:
             yield from pair(*names, scope, f'{name}/_conv{n}', f'{name}/_norm{n}')
 
     yield from plain('stem_conv', 'stem_norm', 'spinenet')
-    for index in range(STEM_BLOCKS):
+    for index in range(len(graph.stem)):
         for r in range(repeats):
             first = index == r == 0  # the only block that changes width
             yield from block(f'stem_block{index}_{r}', 'bottleneck', 'spinenet', shortcut=first)
-    for index, spec in enumerate(graph.blocks, STEM_BLOCKS):
-        number = index - STEM_BLOCKS
+    for number, spec in enumerate(graph.blocks):
+        index = len(graph.stem) + number
         for position, parent in enumerate(spec.parents):
             module = f'resample{index}_{position}'
             scope = f'sub_policy{number}/resample_with_alpha_resample_{number}_{position}'
@@ -186,18 +196,79 @@ def _spinenet(architecture: Architecture) -> Iterator[Layer]:
         yield from plain(f'endpoint{level}', f'endpoint_norm{level}', 'spinenet')
 
 
+# The parts of an inverted bottleneck: convolution, its name in TF1 and in TF2, its variables, the
+# norm after it, and that one's name in TF2.
+INVERTED_BOTTLENECK = (
+    ('expand', 'conv2d', '_conv0', CONV, 'norm_expand', '_norm0'),
+    ('depthwise', 'depthwise_conv2d', '_conv1', DEPTHWISE, 'norm_depthwise', '_norm1'),
+    ('squeeze', 'conv2d', '_squeeze_excitation/_se_reduce', BIASED, '', ''),
+    ('excite', 'conv2d', '_squeeze_excitation/_se_expand', BIASED, '', ''),
+    ('project', 'conv2d', '_conv2', CONV, 'norm_project', '_norm2'),
+)
+
+
+def _mobile_spinenet(architecture: Architecture) -> Iterator[Layer]:
+    """SpineNet-Mobile's backbone; each kind of layer is numbered by itself."""
+    graph = architecture.graph
+    tf1, tf2 = Numbering(), Numbering()
+
+    def plain(conv: str, norm: str, scope: str, kind: str = 'conv2d') -> Iterator[Layer]:
+        """A convolution and the norm after it, which TF2 numbers over the whole model."""
+        leaves = CONV if kind == 'conv2d' else DEPTHWISE
+        yield Layer(f'backbone/{conv}', tf1.next(f'{scope}/{kind}'), tf2.next(kind), leaves)
+        kind = 'batch_normalization'
+        yield Layer(f'backbone/{norm}', tf1.next(f'{scope}/{kind}'), tf2.next(kind), NORM)
+
+    def block(module: str, scope: str) -> Iterator[Layer]:
+        """An inverted bottleneck, in TF2 a layer of its own."""
+        name = tf2.next('inverted_bottleneck_block')
+        for conv, tf1_conv, tf2_conv, leaves, norm, tf2_norm in INVERTED_BOTTLENECK:
+            tf1_name = tf1.next(f'{scope}/{tf1_conv}')
+            yield Layer(f'backbone/{module}/{conv}', tf1_name, f'{name}/{tf2_conv}', leaves)
+            if norm:
+                tf1_name = tf1.next(f'{scope}/batch_normalization')
+                yield Layer(f'backbone/{module}/{norm}', tf1_name, f'{name}/{tf2_norm}', NORM)
+
+    root = 'spinenet_mbconv'
+    yield from plain('stem_conv', 'stem_norm', root)
+    for index in range(len(graph.stem)):
+        yield from block(f'stem_block{index}_0', root)
+    for number, spec in enumerate(graph.blocks):
+        index = len(graph.stem) + number
+        for position, parent in enumerate(spec.parents):
+            module = f'resample{index}_{position}'
+            part = f'resample_with_sepconv_resample_{number}_{position}'
+            scope = f'{root}/sub_policy{number}/{part}'
+            for n in range(spec.level - graph.levels[parent]):
+                names = f'{module}/down{n}', f'{module}/norm_down{n}'
+                yield from plain(*names, scope, 'depthwise_conv2d')
+            yield from plain(f'{module}/conv_out', f'{module}/norm_out', scope)
+        scope = f'{root}/sub_policy{number}/scale_permuted_block_{index}'
+        yield from block(f'block{index}_0', scope)
+    for level in _levels(architecture):
+        yield from plain(f'endpoint{level}', f'endpoint_norm{level}', root)
+
+
 def _retinanet(architecture: Architecture) -> Iterator[Layer]:
     """The class and the box tower; kernels are shared over levels, norms are not."""
+
+    def conv(ours: str, tf1: str, tf2: str) -> Iterator[Layer]:
+        if not architecture.separable_heads:
+            yield Layer(ours, tf1, tf2, BIASED)
+            return
+        yield Layer(f'{ours}/depthwise', tf1, tf2, DEPTHWISE)
+        yield Layer(f'{ours}/pointwise', tf1, tf2, POINTWISE)
+
     for ours, tf1, tf2, predictor in (
         ('class_head', 'retinanet/class_net/class', 'head/_cls', 'head/_classifier'),
         ('box_head', 'retinanet/box_net/box', 'head/_box', 'head/_box_regressor'),
     ):
         for j in range(architecture.head_convs):
-            yield Layer(f'{ours}/conv{j}', f'{tf1}-{j}', f'{tf2}_convs/{j}', BIASED)
+            yield from conv(f'{ours}/conv{j}', f'{tf1}-{j}', f'{tf2}_convs/{j}')
             for place, level in enumerate(_levels(architecture)):
                 tf2_norm = f'{tf2}_norms/{place}/{j}'
                 yield Layer(f'{ours}/norm{j}_{level}', f'{tf1}-{j}-{level}', tf2_norm, NORM)
-        yield Layer(f'{ours}/predict', f'{tf1}-predict', predictor, BIASED)
+        yield from conv(f'{ours}/predict', f'{tf1}-predict', predictor)
 
 
 def _mask_rcnn(heads: RegionHeads, levels: range) -> Iterator[Layer]:
@@ -257,9 +328,13 @@ def _levels(architecture: Architecture) -> range:
 
 
 _TF2_HEAD = re.compile(r'(?:^|/)_?((?:rpn_|detection_|mask_)?head)/(.+)$')
-_TF2_BLOCK = re.compile(r'(?:^|/)(bottleneck_block|residual_block)(?:_(\d+))?/')
-_TF2_ATTRIBUTE = re.compile(r'/(_shortcut|_conv\d|_norm\d)/(\w+)$')
-_TF2_PLAIN = re.compile(r'^(?:.*/)?(conv2d|(?:sync_)?batch_normalization)(?:_(\d+))?/(\w+)$')
+_TF2_BLOCK = re.compile(r'(?:^|/)((?:inverted_)?bottleneck_block|residual_block)(?:_(\d+))?/')
+_TF2_ATTRIBUTE = re.compile(
+    r'/(_shortcut|_conv\d|_norm\d|_squeeze_excitation/_se_(?:reduce|expand))/(\w+)$'
+)
+_TF2_PLAIN = re.compile(
+    r'^(?:.*/)?((?:depthwise_)?conv2d|(?:sync_)?batch_normalization)(?:_(\d+))?/(\w+)$'
+)
 
 
 def tf2_canonical(variables: Iterable[tuple[str, str]]) -> list[str | None]:

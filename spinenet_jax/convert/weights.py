@@ -13,17 +13,35 @@ import numpy as np
 
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_checkpoint import Variables
-from spinenet_jax.convert.tf_names import Architecture, RegionHeads, tf1_names, tf2_names
+from spinenet_jax.convert.tf_names import (
+    SWAPPED,
+    Architecture,
+    RegionHeads,
+    tf1_names,
+    tf2_names,
+)
 from spinenet_jax.errors import UserError
-from spinenet_jax.models.graph import BASE_FILTERS, SCALING, STEM_BLOCKS, filters
+from spinenet_jax.models.graph import (
+    BASE_FILTERS,
+    GRAPHS,
+    MOBILE_FILTERS,
+    MOBILE_SCALING,
+    SCALING,
+    filters,
+)
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, RATIOS
 from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS
 
+MOBILE_GRAPH = GRAPHS['mobile49']
 # TF1 orders the shapes of anchors 1, 2, 1/2 (width / height), TF2 and we 1/2, 1, 2.
 TF1_RATIOS = (2, 0, 1)
 LAYOUT = {
     'tf1': {'padding': 'symmetric', 'pooling': 'single'},
     'tf2': {'padding': 'same', 'pooling': 'chain'},
+}
+MOBILE_LAYOUT = {  # without pools, but with squeeze-and-excite
+    'tf1': {'padding': 'symmetric', 'squeeze_gate': 'sigmoid'},
+    'tf2': {'padding': 'same', 'squeeze_gate': 'hard_sigmoid'},
 }
 
 Shape = Callable[[str], tuple[int, ...]]
@@ -56,7 +74,7 @@ SIGNS = {
     'tf1': Signs(
         repeats=r'spinenet/sub_policy0/scale_permuted_block_2/conv2d(_\d+)?/kernel$',
         repeats_of=3,
-        head_convs=r'retinanet/class_net/class-\d+/kernel$',
+        head_convs=r'retinanet/class_net/class-\d+/(pointwise_)?kernel$',
         classifier=r'classification_head/dense/kernel$',
         proposal_convs=r'rpn_head/rpn(-\d+)?/kernel$',
         region_convs=r'(frcnn_layer_0/)?fast_rcnn_head/conv_\d+/kernel$',
@@ -65,11 +83,23 @@ SIGNS = {
     'tf2': Signs(
         repeats=r'residual_block(_\d+)?/_conv1/kernel$',
         repeats_of=RESIDUAL_BLOCKS,
-        head_convs=r'head/_cls_convs/\d+/kernel$',
+        head_convs=r'head/_cls_convs/\d+/(pointwise_)?kernel$',
         classifier=r'(?!)',  # the Garden cannot build SpineNet classifiers
         proposal_convs=r'rpn_head/_convs/\d+/kernel$',
         region_convs=r'detection_head/0/_convs/\d+/kernel$',
         stages=r'detection_head/\d+/_fcs/0/kernel$',
+    ),
+}
+
+
+MOBILE_SIGNS = {
+    'tf1': SIGNS['tf1']._replace(
+        repeats=r'spinenet_mbconv/sub_policy0/scale_permuted_block_2/depthwise_conv2d(_\d+)?/',
+        repeats_of=1,
+    ),
+    'tf2': SIGNS['tf2']._replace(
+        repeats=r'inverted_bottleneck_block(_\d+)?/_conv1/depthwise_kernel$',
+        repeats_of=len(MOBILE_GRAPH.levels),
     ),
 }
 
@@ -80,7 +110,7 @@ class Recognised(NamedTuple):
     Attributes:
       flavour: 'tf1' or 'tf2'.
       architecture: what its names depend on.
-      name: row of `SCALING`, or '' for a model of other sizes.
+      name: row of `SCALING`, or of `MOBILE_SCALING`; '' for a model of other sizes.
       task: 'detection', 'instance_segmentation', 'classification' or 'backbone'.
       settings: values for the `model` part of a config.
     """
@@ -118,12 +148,16 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
       UserError: it is not a SpineNet, or one that cannot be built here.
     """
     names = variables.keys
-    if any('spinenet_mbconv' in n or 'depthwise' in n for n in names):
-        raise UserError(f'{where}: a mobile SpineNet, whose conversion this project does not have')
     architecture = _architecture(variables)
     if architecture is None:
         some = ', '.join(sorted(names)[:3]) or 'no variables of layers'
         raise UserError(f'{where}: not a SpineNet checkpoint (it has {some})')
+    is_mobile = architecture.graph.is_mobile
+    if is_mobile and architecture.block_repeats > 1:
+        raise UserError(
+            f'{where}: a mobile SpineNet of {architecture.block_repeats} copies a block; those '
+            'published have one, and the Model Garden wires more than one in another way than TF1'
+        )
     ours = _names(architecture, variables.flavour)
 
     def channels(path: str) -> int:
@@ -138,9 +172,11 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     def present(path: str) -> bool:
         return ours.get(path) in names
 
-    settings = _backbone_settings(channels, present, architecture, where)
+    backbone_settings = _mobile_backbone_settings if is_mobile else _backbone_settings
+    settings = backbone_settings(channels, present, architecture, where)
     sizes = (settings['width'], settings['resample_alpha'], settings['block_repeats'])
-    name = next((n for n, row in SCALING.items() if row[:3] == sizes), '')
+    known = MOBILE_SCALING if is_mobile else SCALING
+    name = next((n for n, row in known.items() if row[:3] == sizes), '')
     task = 'backbone'
     if architecture.head_convs:
         task = 'detection'
@@ -151,7 +187,8 @@ def recognise(variables: Variables, shape: Shape, where: str) -> Recognised:
     elif architecture.classifier:
         task = 'classification'
         settings['num_classes'] = channels('params/head/kernel')
-    settings |= LAYOUT[variables.flavour] | _norm_settings(variables, task)
+    layout = MOBILE_LAYOUT if is_mobile else LAYOUT
+    settings |= layout[variables.flavour] | _norm_settings(variables, task)
     return Recognised(variables.flavour, architecture, name, task, settings)
 
 
@@ -161,7 +198,8 @@ def _names(architecture: Architecture, flavour: str) -> dict[str, str]:
 
 def _architecture(variables: Variables) -> Architecture | None:
     """From the names alone; None where they are not a SpineNet's."""
-    signs = SIGNS[variables.flavour]
+    is_mobile = any('spinenet_mbconv' in n or 'inverted_bottleneck' in n for n in variables.keys)
+    signs = (MOBILE_SIGNS if is_mobile else SIGNS)[variables.flavour]
 
     def count(pattern: str) -> int:
         return sum(bool(re.match(pattern, name)) for name in variables.keys)
@@ -174,6 +212,10 @@ def _architecture(variables: Variables) -> Architecture | None:
         head_convs=count(signs.head_convs),
         classifier=bool(count(signs.classifier)),
     )
+    if is_mobile:
+        architecture = architecture._replace(graph=MOBILE_GRAPH)
+    if count(r'(retinanet/class_net|head/_cls_convs)/.*depthwise_kernel$'):
+        architecture = architecture._replace(separable_heads=True)
     if stages := count(signs.stages):
         heads = RegionHeads(count(signs.proposal_convs), count(signs.region_convs), stages)
         architecture = architecture._replace(regions=heads)
@@ -192,17 +234,12 @@ def _backbone_settings(
 ) -> dict[str, Setting]:
     """Width, alpha and channels from the shapes of kernels."""
     graph, widths, alphas = architecture.graph, [], []
-    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+    for index, block in enumerate(graph.blocks, len(graph.stem)):
         path = f'params/backbone/block{index}_0/conv1/kernel'
         if present(path):
             widths.append((BASE_FILTERS[block.level], channels(path)))
-    width = _factor(widths, [row.width for row in SCALING.values()])
-    if width is None:
-        raise UserError(
-            f'{where}: incomplete or not a SpineNet, the channels of its blocks are not one '
-            f'multiple of the base filters (base, found: {sorted(set(widths))})'
-        )
-    for index, block in enumerate(graph.blocks, STEM_BLOCKS):
+    width = _width(widths, [row.width for row in SCALING.values()], where)
+    for index, block in enumerate(graph.blocks, len(graph.stem)):
         for position, parent in enumerate(block.parents):
             path = f'params/backbone/resample{index}_{position}/conv_in/kernel'
             if present(path):
@@ -219,6 +256,41 @@ def _backbone_settings(
         'block_repeats': architecture.block_repeats,
         'endpoint_channels': channels('params/backbone/endpoint3/kernel'),
     }
+
+
+def _mobile_backbone_settings(
+    channels: Callable[[str], int],
+    present: Callable[[str], bool],
+    architecture: Architecture,
+    where: str,
+) -> dict[str, Setting]:
+    """Width and channels from the shapes of kernels; a mobile network has no alpha."""
+    graph, widths = architecture.graph, []
+    for index, level in enumerate(graph.levels):
+        block = index - len(graph.stem)
+        module = f'stem_block{index}_0' if block < 0 else f'block{index}_0'
+        path = f'params/backbone/{module}/project/kernel'
+        if present(path):
+            widths.append((MOBILE_FILTERS[level], channels(path)))
+    width = _width(widths, [row.width for row in MOBILE_SCALING.values()], where)
+    return {
+        'graph': graph.name,
+        'width': width,
+        'resample_alpha': 1.0,
+        'block_repeats': architecture.block_repeats,
+        'endpoint_channels': channels('params/backbone/endpoint3/kernel'),
+    }
+
+
+def _width(pairs: list[tuple[int, int]], published: Sequence[float], where: str) -> float:
+    """The factor from base filters to those found; see `_factor`."""
+    width = _factor(pairs, published)
+    if width is None:
+        raise UserError(
+            f'{where}: incomplete or not a SpineNet, the channels of its blocks are not one '
+            f'multiple of the base filters (base, found: {sorted(set(pairs))})'
+        )
+    return width
 
 
 def _factor(pairs: Iterable[tuple[int, int]], published: Sequence[float]) -> float | None:
@@ -245,22 +317,24 @@ def _retinanet_settings(
     channels: Callable[[str], int], architecture: Architecture, where: str
 ) -> dict[str, Setting]:
     """Sizes of the head; only heads of nine anchors a cell can be built."""
-    anchors = channels('params/box_head/predict/kernel') / 4
+    part = 'pointwise/kernel' if architecture.separable_heads else 'kernel'
+    anchors = channels(f'params/box_head/predict/{part}') / 4
     if anchors != ANCHORS_PER_CELL:
         raise UserError(
             f'{where}: a RetinaNet with {anchors:g} anchors a cell; this project has RetinaNets '
             f'with {ANCHORS_PER_CELL} (3 scales, 3 shapes) only'
         )
-    outputs = channels('params/class_head/predict/kernel')
+    outputs = channels(f'params/class_head/predict/{part}')
     if outputs % ANCHORS_PER_CELL:
         raise UserError(
             f'{where}: {outputs} class outputs a cell are not those of {ANCHORS_PER_CELL} anchors'
         )
-    return {
+    settings: dict[str, Setting] = {
         'head_convs': architecture.head_convs,
-        'head_channels': channels('params/class_head/conv0/kernel'),
+        'head_channels': channels(f'params/class_head/conv0/{part}'),
         'num_classes': outputs // ANCHORS_PER_CELL,
     }
+    return settings | ({'separable_heads': True} if architecture.separable_heads else {})
 
 
 def _mask_rcnn_settings(
@@ -346,10 +420,16 @@ def read(bundle: Bundle, names: dict[str, str], flavour: str) -> dict[str, np.nd
     return arrays
 
 
+def our_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a variable with its axes in our order."""
+    return (*shape[:2], shape[3], shape[2]) if SWAPPED.search(path) and len(shape) == 4 else shape
+
+
 def _in_our_order(path: str, value: np.ndarray, flavour: str) -> np.ndarray:
     """A variable with its axes and channels in our order."""
-    if path == 'params/mask_head/upsample/kernel':  # TensorFlow: outputs, then inputs
+    if SWAPPED.search(path):
         return value.swapaxes(2, 3)
+    # The depthwise half of a separable predictor, which has no channels of anchors, is above.
     if flavour == 'tf1' and re.search(r'(class_head|box_head)/predict/', path):
         return _reorder(value, scales=3)
     if flavour == 'tf1' and re.search(r'proposal_head/(score|box)/', path):

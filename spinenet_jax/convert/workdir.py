@@ -12,10 +12,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from spinenet_jax.convert import coco_categories
-from spinenet_jax.convert.weights import Recognised
+from spinenet_jax.convert.weights import Recognised, our_shape
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
-from spinenet_jax.models.graph import BASE_FILTERS, filters
+from spinenet_jax.models.graph import BASE_FILTERS, MOBILE, MOBILE_FILTERS, Graph, filters
 from spinenet_jax.training.checkpoint import FOLDER, Checkpoints, absolute
 from spinenet_jax.training.state import TrainState
 from spinenet_jax.training.workdir import create, record_categories, record_config
@@ -41,7 +41,9 @@ def fit_config(base: ConfigDict, found: Recognised, where: str) -> ConfigDict:
         del wanted['task']
     for key in ('width', 'resample_alpha', 'block_repeats'):
         wanted[f'model.{key}'] = found.settings[key]
-    if _widths(base.model) == _widths(found.settings):  # several factors may truncate to these
+    if _widths(base.model, graph) == _widths(
+        found.settings, graph
+    ):  # several factors may truncate to these
         del wanted['model.width'], wanted['model.resample_alpha']
     for key, theirs in wanted.items():
         ours = base[key]
@@ -58,8 +60,10 @@ def fit_config(base: ConfigDict, found: Recognised, where: str) -> ConfigDict:
     return config
 
 
-def _widths(model: Mapping[str, Any]) -> list[tuple[int, int]]:
+def _widths(model: Mapping[str, Any], graph: Graph) -> list[tuple[int, int]]:
     """Channels of each level's blocks, and those inside the resamplings from it."""
+    if graph.is_mobile:  # its resamplings have no width of their own
+        return [(filters(level, model['width'], MOBILE), 0) for level in MOBILE_FILTERS]
     widths = [filters(level, model['width']) for level in BASE_FILTERS]
     return [(width, int(width * model['resample_alpha'])) for width in widths]
 
@@ -83,7 +87,8 @@ def check_shapes(
     image = jax.ShapeDtypeStruct((1, 128, 128, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     wanted = {path: value.shape for path, value in flatten_dict(variables, sep='/').items()}
-    for path, shape in sorted(shapes.items()):
+    for path, theirs in sorted(shapes.items()):
+        shape = our_shape(path, theirs)
         if shape != wanted.get(path):
             raise UserError(
                 f'{where}: does not fit the SpineNet it looks like, {path} has shape '

@@ -39,14 +39,14 @@ def crop_masks(
       RLE is of another size than the image.
     """
     masks = np.zeros((len(boxes), size, size), np.uint8)
-    has_mask = np.array([_fits(s, image_size) for s in segmentations], bool)
+    has_mask = np.array([fits(s, image_size) for s in segmentations], bool)
     for n in np.flatnonzero(has_mask):
         mask = crop_mask(segmentations[n], boxes[n], image_size, size)
         masks[n] = mask[:, ::-1] if flip else mask
     return masks, has_mask
 
 
-def _fits(segmentation: Segmentation | None, image_size: tuple[int, int]) -> bool:
+def fits(segmentation: Segmentation | None, image_size: tuple[int, int]) -> bool:
     """Whether there is a mask that can be drawn in an image."""
     if isinstance(segmentation, Rle):
         return segmentation.size == image_size

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.export import portable
 from spinenet_jax.inference import Trained
 from spinenet_jax.lowering.policy import Policy
 from spinenet_jax.ops import boxes as box_ops
@@ -80,7 +79,10 @@ def fit(images: jax.Array, output_size: Size) -> tuple[jax.Array, jax.Array, jax
 
 
 def build_function(
-    trained: Trained, policy: Policy, request: Request, is_portable: bool
+    trained: Trained,
+    policy: Policy,
+    request: Request,
+    find: Callable[..., nms.Detections] = nms.detect,
 ) -> Callable[[jax.Array], Outputs]:
     """The model with its weights inside, as a function of images.
 
@@ -88,7 +90,7 @@ def build_function(
       trained: see `inference.Trained`.
       policy: how to compute convolutions; see `lowering.policy`.
       request: what it takes and returns.
-      is_portable: whether to use only operations that every format can carry, see `portable`.
+      find: `nms.detect`, or one of `portable`, whose operations other formats can carry.
 
     Returns:
       A function of u8[B,h,w,3] RGB. It gives boxes f32[B,D,4] (ymin, xmin, ymax, xmax) in pixels
@@ -97,7 +99,6 @@ def build_function(
     """
     if request.raw:
         return partial(_raw, trained, _model(trained, policy))
-    find = portable.detect if is_portable else nms.detect
     return partial(_detect, trained, _model(trained, policy), find)
 
 

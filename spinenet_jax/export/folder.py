@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax.data.transforms import Draws, place, place_image
 from spinenet_jax.errors import RunError, UserError
-from spinenet_jax.export import savedmodel, stablehlo, tflite
+from spinenet_jax.export import onnx, savedmodel, stablehlo, tflite
 from spinenet_jax.export.comparison import Agreement, compare_detections, compare_raw
 from spinenet_jax.export.detector import Request, build_function, check_exportable
 from spinenet_jax.files import DamagedFileError, absolute, is_remote, read_json, write_json
@@ -29,9 +29,10 @@ from spinenet_jax.ops.images import MEAN, STDDEV
 FORMATS: dict[str, ModuleType] = {
     'stablehlo': stablehlo,
     'savedmodel': savedmodel,
+    'onnx': onnx,
     'tflite': tflite,
 }
-FIXED = ('tflite',)  # their files hold the number and the size of the images
+FIXED = ('onnx', 'tflite')  # their files hold the number and the size of the images
 MADE_BY = 'spinenet_jax export'
 METADATA = 'metadata.json'
 # What another runtime's order of additions may change; of raw outputs, logits have no bound.
@@ -175,7 +176,7 @@ def _check(
         images = ((images / 255.0 - MEAN) / STDDEV).astype(np.float32)
     if request.batch:  # the first ones, or some again
         images = np.resize(images, (request.batch, *images.shape[1:]))
-    model = jax.jit(build_function(trained, PLAIN, request, is_portable=False))
+    model = jax.jit(build_function(trained, PLAIN, request))
     expected, found = (
         {name: np.asarray(value) for name, value in run(images).items()}
         for run in (model, format_.load(folder))

@@ -1,6 +1,7 @@
 """Detection from raw outputs in operations that every export format can carry.
 
-The result is that of `ops.nms.detect`. Three things differ in how it is computed, because
+The result is that of `ops.nms.detect`. `detect` is for TensorFlow's formats, `detect_one_by_one`
+for ONNX. Three things differ in how it is computed, because
 converters and older runtimes lack them (docs/export.md):
   - the best candidates are found by a stable sort, not by `lax.top_k`, which TensorFlow's loader
     does not know in the version that JAX writes;
@@ -136,3 +137,32 @@ def detect(
 
     # Images that were certain come out alike from both, so the whole batch is done again.
     return lax.cond(jnp.all(certain), lambda _: found, redo, None)
+
+
+def detect_one_by_one(
+    logits: jax.Array,
+    codes: jax.Array,
+    anchors: jax.Array,
+    size: tuple[int, int],
+    rules: Rules,
+    few: int = 1000,
+) -> Detections:
+    """`detect` for a number of images that is known, written out image by image.
+
+    For ONNX, whose converter has no right scan under `vmap`, and loses a value that a branch hands
+    on as it is: the branches here give zeros or the slow result, and the choice is outside.
+    """
+    few, anchors = min(few, rules.candidates), jnp.asarray(anchors)
+
+    def one(logits: jax.Array, codes: jax.Array) -> Detections:
+        found, certain = _from_best(logits, codes, anchors, size, rules, few)
+        again = lax.cond(
+            certain,
+            lambda: jax.tree.map(jnp.zeros_like, found),
+            lambda: _from_all(logits, codes, anchors, size, rules),
+        )
+        chosen = jax.tree.map(partial(jnp.where, certain), found, again)
+        return chosen._replace(valid=chosen.scores > rules.score)  # a choice of bools is not known
+
+    images = [one(logits[n], codes[n]) for n in range(logits.shape[0])]
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *images)

@@ -18,7 +18,7 @@ PACKAGES = ('flatbuffers',)
 
 def write(trained: Trained, request: Request, folder: str | os.PathLike) -> None:
     """Writes the model with its weights as one file for all platforms of the request."""
-    function = build_function(trained, policy_for(request), request, is_portable=False)
+    function = build_function(trained, policy_for(request), request)
     dtype = jnp.float32 if request.raw else jnp.uint8
     images = jax.ShapeDtypeStruct(_shape(request), dtype)
     exported = export.export(jax.jit(function), platforms=request.platforms)(images)

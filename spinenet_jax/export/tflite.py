@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spinenet_jax.export import portable
 from spinenet_jax.export.detector import Outputs, Request, build_candidates, build_function
 from spinenet_jax.inference import Trained
 from spinenet_jax.lowering.policy import PLAIN
@@ -35,7 +36,7 @@ def write(trained: Trained, request: Request, folder: str | os.PathLike) -> None
         )
 
     if request.raw:
-        run = converted(build_function(trained, PLAIN, request, is_portable=True))
+        run = converted(build_function(trained, PLAIN, request, portable.detect))
     else:
         candidates = converted(build_candidates(trained, PLAIN))
 

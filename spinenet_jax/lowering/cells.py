@@ -8,7 +8,6 @@ sums, with full vector registers; what it brings: docs/tpu_log.md. Maps are in s
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
 from spinenet_jax.lowering import strips as strip_ops
@@ -113,48 +112,3 @@ def max_pool(x: jax.Array, strips: int) -> jax.Array:
         top[:, 1:], jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), (0, 1, 0), *[(0, 0, 0)] * 2]
     )
     return first_largest((top, bottom, below))
-
-
-class BatchNorm(nn.Module):
-    """`nn.BatchNorm` of output cells: the same variables and results, a channel's 4 positions kept.
-
-    With positions on an axis of their own, `nn.BatchNorm` would give the same, at the price of
-    copies from and to a layout in which 64 channels fill half of the lanes.
-
-    Attributes: as `nn.BatchNorm`.
-    """
-
-    use_running_average: bool
-    momentum: float
-    epsilon: float
-    dtype: jnp.dtype
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """f[B,h,w,4*C] to the same shape."""
-        channels = x.shape[-1] // POSITIONS
-        scale = self.param('scale', nn.initializers.ones, (channels,))
-        bias = self.param('bias', nn.initializers.zeros, (channels,))
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
-        variance = self.variable('batch_stats', 'var', jnp.ones, (channels,))
-        if self.use_running_average:
-            statistics = mean.value, variance.value
-        else:
-            statistics = self._statistics(x.astype(jnp.float32))
-            if not self.is_initializing():
-                for old, new in zip((mean, variance), statistics, strict=True):
-                    old.value = self.momentum * old.value + (1 - self.momentum) * new
-        shift, spread = statistics
-        factor = lax.rsqrt(spread + self.epsilon) * scale
-        shift, factor, bias = (jnp.tile(v, POSITIONS) for v in (shift, factor, bias))
-        return ((x - shift) * factor + bias).astype(self.dtype)
-
-    def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of each channel, over all replicas."""
-        moments = jnp.stack([jnp.mean(x, (0, 1, 2)), jnp.mean(x * x, (0, 1, 2))])
-        moments = moments.reshape(2, POSITIONS, -1).mean(axis=1)
-        if self.axis_name is not None and not self.is_initializing():
-            moments = lax.pmean(moments, self.axis_name)
-        mean, square = moments
-        return mean, jnp.maximum(square - mean * mean, 0.0)

@@ -21,6 +21,7 @@ LEAST_CHANNELS, LEAST_MULTIPLICATIONS = 64, 500_000_000
 LEAST_CHANNELS_BY_KERNEL = 128
 
 
+@partial(jax.jit, static_argnames=('stride', 'pads', 'dilation', 'groups'))
 def conv(
     x: jax.Array,
     kernel: jax.Array,

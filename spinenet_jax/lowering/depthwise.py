@@ -1,5 +1,7 @@
 """Depthwise convolutions as sums of shifted maps, for CPUs, where XLA's grouped ones are slow."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,6 +9,7 @@ from jax import lax
 from spinenet_jax.lowering.plain import Pads
 
 
+@partial(jax.jit, static_argnames=('stride', 'pads', 'dilation', 'groups'))
 def conv(
     x: jax.Array,
     kernel: jax.Array,

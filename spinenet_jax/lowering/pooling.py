@@ -14,6 +14,7 @@ def plain_max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     return nn.max_pool(x, (window, window), (stride, stride), padding='SAME')
 
 
+@functools.partial(jax.jit, static_argnames=('window', 'stride'))
 def shifted_max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     """The same as the maximum of shifted maps, columns first, then rows.
 

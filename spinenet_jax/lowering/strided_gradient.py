@@ -1,5 +1,7 @@
 """Convolutions of stride 2 whose gradient by the input is a convolution of stride 1."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -8,6 +10,7 @@ from spinenet_jax.lowering.cells import space_to_depth
 from spinenet_jax.lowering.plain import Pads
 
 
+@partial(jax.jit, static_argnames=('stride', 'pads', 'dilation', 'groups'))
 def conv(
     x: jax.Array,
     kernel: jax.Array,

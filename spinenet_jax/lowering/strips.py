@@ -8,6 +8,8 @@ notice, and convolutions fetch the columns next to a strip from its neighbours. 
 the same. What it brings: docs/tpu_log.md.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -67,6 +69,7 @@ def _strip_number(x: jax.Array, strips: int) -> jax.Array:
     return lax.broadcasted_iota(jnp.int32, (x.shape[0], 1, 1, 1), 0) % strips
 
 
+@partial(jax.jit, static_argnames=('strips', 'stride', 'pads', 'dilation', 'groups'))
 def conv(
     x: jax.Array,
     kernel: jax.Array,

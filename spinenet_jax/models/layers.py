@@ -13,10 +13,12 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.lowering import cells, operations
+from spinenet_jax.lowering import operations
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import PLAIN, Policy
+from spinenet_jax.models.batch_norm import BatchNorm
 from spinenet_jax.models.initialisers import FanIn, GlorotUniform
+from spinenet_jax.models.parameters import parameter
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {'relu': nn.relu, 'swish': nn.swish}
 # Both public implementations: variance 1/fan_in, truncated normal; not He.
@@ -24,11 +26,18 @@ KERNEL_INIT = FanIn()
 # TF1's, of every depthwise and separable convolution: 2 / (9 * (channels + 1)).
 SEPARABLE_INIT = GlorotUniform()
 ZERO_INIT = nn.initializers.zeros_init()
+
+
+def garden_hard_sigmoid(x: jax.Array) -> jax.Array:
+    """The Model Garden's hard sigmoid; its constant makes outputs 2e-5 larger than a sixth does."""
+    return nn.relu6(x + 3.0) * 0.16667
+
+
 # Of squeeze-and-excite: what follows the squeezing convolution, and the gate. The first is the
 # paper's and TF1's, the second the Model Garden's.
 SQUEEZE_ACTIVATIONS: dict[str, tuple[Callable[[jax.Array], jax.Array], ...]] = {
     'sigmoid': (nn.swish, nn.sigmoid),
-    'hard_sigmoid': (nn.relu, nn.hard_sigmoid),
+    'hard_sigmoid': (nn.relu, garden_hard_sigmoid),
 }
 
 
@@ -138,14 +147,14 @@ class Layers(NamedTuple):
         """Batch norm; in training its statistics are those of all replicas of `axis_name`."""
 
         def apply(x: FeatureMap) -> FeatureMap:
-            norm = nn.BatchNorm if x.layout.positions == 1 else cells.BatchNorm
             return x.map(
-                norm(
+                BatchNorm(
                     use_running_average=not train,
                     momentum=self.momentum,
                     epsilon=self.epsilon,
                     dtype=self.dtype,
                     axis_name=self.axis_name if train else None,
+                    positions=x.layout.positions,
                     name=name,
                 )
             )
@@ -186,10 +195,10 @@ class Conv(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """[B,H,W,C] to [B,ceil(H/stride),ceil(W/stride),features]."""
         shape = (self.kernel_size, self.kernel_size, x.channels, self.features)
-        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+        kernel = parameter(self, 'kernel', self.kernel_init, shape)
         bias = None
         if self.use_bias:
-            bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
+            bias = parameter(self, 'bias', self.bias_init, (self.features,))
         data, kernel, bias = promote_dtype(x.data, kernel, bias, dtype=self.dtype)
         x = x.map(lambda _: data)
         x = operations.conv(x, kernel, stride=self.stride, padding=self.padding)
@@ -214,7 +223,7 @@ class Depthwise(nn.Module):
     @nn.compact
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """[B,H,W,C] to [B,ceil(H/stride),ceil(W/stride),C]."""
-        kernel = self.param('kernel', self.kernel_init, (3, 3, 1, x.channels), jnp.float32)
+        kernel = parameter(self, 'kernel', self.kernel_init, (3, 3, 1, x.channels))
         data, kernel = promote_dtype(x.data, kernel, dtype=self.dtype)
         return operations.conv(
             x.map(lambda _: data),
@@ -270,8 +279,8 @@ class DoublingConv(nn.Module):
     def __call__(self, x: FeatureMap) -> FeatureMap:
         """[B,H,W,C] to [B,2*H,2*W,features]."""
         shape = (2, 2, x.channels, self.features)
-        kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
-        bias = self.param('bias', ZERO_INIT, (self.features,), jnp.float32)
+        kernel = parameter(self, 'kernel', self.kernel_init, shape)
+        bias = parameter(self, 'bias', ZERO_INIT, (self.features,))
         data, kernel, bias = promote_dtype(x.data, kernel, bias, dtype=self.dtype)
         x = operations.doubling_conv(x.map(lambda _: data), kernel)
         return x.map(lambda data: data + bias)

@@ -92,12 +92,14 @@ def suppress(
         overlaps = box_ops.iou(a, b)
         return overlaps >= iou if at_threshold else overlaps > iou
 
+    # The condition holds no number but that of the blocks: it is what a compiler's estimate of the
+    # loop is taken from (`analysis/hlo.py`).
     def unfinished(carry):
-        index, keep = carry
-        return (index * block <= last) & (jnp.sum(keep) < limit)
+        index, _, more = carry
+        return (index < blocks) & more
 
     def next_block(carry):
-        index, keep = carry
+        index, keep, _ = carry
         own = lax.dynamic_slice_in_dim(boxes, index * block, block)
         alive = lax.dynamic_slice_in_dim(valid, index * block, block)
         alive &= ~jnp.any(too_near(own, boxes) & keep, axis=1)
@@ -109,10 +111,12 @@ def suppress(
             return settled, jnp.any(settled != kept)
 
         kept, _ = lax.while_loop(lambda state: state[1], settle, (alive, jnp.any(alive)))
-        return index + 1, lax.dynamic_update_slice_in_dim(keep, kept, index * block, 0)
+        keep = lax.dynamic_update_slice_in_dim(keep, kept, index * block, 0)
+        index += 1
+        return index, keep, (index * block <= last) & (jnp.sum(keep) < limit)
 
     nothing = jnp.zeros_like(valid)
-    keep = lax.while_loop(unfinished, next_block, (0, nothing))[1][:count]
+    keep = lax.while_loop(unfinished, next_block, (0, nothing, last >= 0))[1][:count]
     return keep & (jnp.cumsum(keep) <= limit)
 
 

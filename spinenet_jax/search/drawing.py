@@ -26,6 +26,7 @@ STEM, BOTTLENECK, RESIDUAL, OUTPUT_RIM, MERGE = (
     '#2a9d6f',
 )
 WIDTH, HEIGHT = 0.68, 0.46  # of a block; levels and blocks are 1 apart
+_STEPS = 30  # points of a curve at which its neighbourhood is looked at
 
 
 def draw(graph: Graph) -> plt.Figure:
@@ -93,7 +94,7 @@ def route(graph: Graph) -> dict[tuple[int, int, bool], np.ndarray]:
     for edge in edges:
         best = _cheapest(graph, edge, drawn)
         curves[edge] = best
-        drawn.append(_points(best))
+        drawn.append(_points(best[None])[0])
     return curves
 
 
@@ -104,25 +105,27 @@ def _cheapest(graph: Graph, edge: tuple[int, int, bool], drawn: list[np.ndarray]
     in the order of the rest of their cost, until that alone is more than the best has in all.
     """
     curves = _candidates(graph, *edge[:2])
-    alone = np.array([_cost(graph, edge, curve) for curve in curves])
+    points = _points(curves)
+    alone = _costs(graph, edge, curves, points)
+    others = np.array(drawn).reshape(-1, _STEPS, 2)
     best, lowest = curves[0], np.inf
     for index in np.argsort(alone, kind='stable'):
         if alone[index] >= lowest:
             break
-        points = _points(curves[index])
-        near = sum(int((_distance(points, other) < 0.09).sum()) for other in drawn)
+        near = (_distances(points[index], others) < 0.09).sum()
         if alone[index] + 0.3 * near < lowest:
             best, lowest = curves[index], alone[index] + 0.3 * near
     return best
 
 
-def _distance(points: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """f64[30]: of each point to the nearest of the others, in steps along the axes."""
-    return np.abs(points[:, None] - others).sum(-1).min(1)
+def _distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """f64[n,30]: of each point [30,2] to the nearest of each other curve's [n,30,2], in steps."""
+    x, y = (np.abs(points[:, None, axis] - others[:, None, :, axis]) for axis in (0, 1))
+    return (x + y).min(-1)
 
 
-def _candidates(graph: Graph, parent: int, child: int) -> list[np.ndarray]:
-    """Curves from the right, top or bottom of one block to the left, top or bottom of another."""
+def _candidates(graph: Graph, parent: int, child: int) -> np.ndarray:
+    """f64[n,3,2]: curves from right, top or bottom of a block to left, top or bottom of another."""
     tail, head = (np.array([i, graph.levels[i]], float) for i in (parent, child))
     half = np.array([WIDTH, HEIGHT]) / 2
     exits = [(1, y) for y in (-0.5, 0, 0.5)] + [(x, y) for x in (0.1, 0.6) for y in (-1, 1)]
@@ -131,32 +134,42 @@ def _candidates(graph: Graph, parent: int, child: int) -> list[np.ndarray]:
     for leave, enter, bow in product(exits, entries, np.linspace(-0.4, 0.4, 9)):
         start, end = tail + half * leave, head + half * enter
         along = end - start
-        curves.append(np.array([start, (start + end) / 2 + bow * along[[1, 0]] * [1, -1], end]))
-    return curves
+        curves.append([start, (start + end) / 2 + bow * along[[1, 0]] * [1, -1], end])
+    return np.array(curves)
 
 
-def _points(curve: np.ndarray) -> np.ndarray:
-    """Points along a quadratic Bezier curve, f64[30,2]."""
-    t = np.linspace(0, 1, 30)[:, None]
-    return (1 - t) ** 2 * curve[0] + 2 * t * (1 - t) * curve[1] + t**2 * curve[2]
+def _points(curves: np.ndarray) -> np.ndarray:
+    """Points along quadratic Bezier curves [n,3,2]: f64[n,30,2]."""
+    t = np.linspace(0, 1, _STEPS)[:, None]
+    start, middle, end = np.moveaxis(curves[:, :, None], 1, 0)
+    return (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
 
 
-def _cost(graph: Graph, edge: tuple[int, int, bool], curve: np.ndarray) -> float:
-    """How bad a curve looks by itself: behind blocks or names, bent, or backwards."""
-    points = _points(curve)
+def _costs(
+    graph: Graph, edge: tuple[int, int, bool], curves: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """f64[n]: how bad each curve looks by itself: behind blocks or names, bent, or backwards."""
     centres = np.array(list(enumerate(graph.levels)), float)
-    away = np.abs(points[:, None] - centres) - np.array([WIDTH, HEIGHT]) / 2
     margin = np.full(len(centres), 0.08)
     margin[list(edge[:2])] = -0.01
-    cost = 50.0 * (away < margin[:, None]).all(-1).sum()
+    costs = 50.0 * _inside(points, centres, margin[:, None] + [WIDTH / 2, HEIGHT / 2])
     names = centres[list(graph.outputs.values())] + [WIDTH / 2 + 0.24, 0.27]
-    cost += 10.0 * (np.abs(points[:, None] - names) < [0.25, 0.17]).all(-1).sum()
-    straight = np.linalg.norm(curve[2] - curve[0])
-    cost += 2.0 * np.linalg.norm(curve[1] - (curve[0] + curve[2]) / 2) / straight + straight / 4
-    off_centre = np.abs(curve[[0, 2], 1] - centres[list(edge[:2]), 1])
-    cost += 0.15 * off_centre.sum()
-    cost += 20.0 * (np.diff(points[:, 0]) < 0).sum() / len(points)
-    return cost
+    costs += 10.0 * _inside(points, names, np.array([0.25, 0.17]))
+    start, middle, end = np.moveaxis(curves, 1, 0)
+    straight = np.linalg.norm(end - start, axis=-1)
+    bow = np.linalg.norm(middle - (start + end) / 2, axis=-1)
+    costs += 2.0 * bow / straight + straight / 4
+    off_centre = np.abs(curves[:, [0, 2], 1] - centres[list(edge[:2]), 1])
+    costs += 0.15 * off_centre.sum(-1)
+    costs += 20.0 * (np.diff(points[..., 0]) < 0).sum(-1) / _STEPS
+    return costs
+
+
+def _inside(points: np.ndarray, centres: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """How many of a curve's points lie in boxes about the centres, a point in two counted twice."""
+    away = (np.abs(points[:, :, None, axis] - centres[:, axis]) for axis in (0, 1))
+    x, y = (distance < half[..., axis] for axis, distance in enumerate(away))
+    return (x & y).sum((1, 2))
 
 
 def _draw_arrow(axes: Axes, curve: np.ndarray, merge: bool) -> None:

@@ -1,16 +1,16 @@
 """What was found in single images: its types, its JSON records and its pictures."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from spinenet_jax.data.batch import Category, Example
 from spinenet_jax.evaluation.coco import rounded, to_xywh
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.evaluation.instances import paste_masks
-from spinenet_jax.visualize import draw_detections, draw_instances, fit
+from spinenet_jax.visualize import Drawn, draw_detections, draw_instances, fit
 
 
 class Detections(NamedTuple):
@@ -82,28 +82,11 @@ def draw(
     scores = found.scores[keep].tolist()
     if isinstance(found, Detections):
         return draw_detections(image, boxes, labels, scores, words)
-    masks = _Enlarged([found.masks[n] for n in np.flatnonzero(keep)], image.shape[:2])
+    from pycocotools import mask as coco_mask
+
+    masks = [partial(coco_mask.decode, found.masks[n]) for n in np.flatnonzero(keep)]
+    masks = Drawn(masks, image.shape[:2])
     return draw_instances(image, masks, boxes, labels, scores, words)
-
-
-class _Enlarged(Sequence):
-    """Masks as pictures of a size, each made when it is asked for: all would not fit memory."""
-
-    def __init__(self, masks: Sequence[dict[str, Any]], size: tuple[int, int]):
-        self._masks, self._size = masks, size
-
-    def __len__(self) -> int:
-        return len(self._masks)
-
-    def __getitem__(self, n: int) -> np.ndarray:
-        """bool[h,w]."""
-        from pycocotools import mask as coco_mask
-
-        mask = coco_mask.decode(self._masks[n])
-        if mask.shape == self._size:
-            return mask > 0
-        large = cv2.resize(mask * np.uint8(255), self._size[::-1], interpolation=cv2.INTER_LINEAR)
-        return large > 127
 
 
 class DetectionRecords:

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 from absl import logging
 
-from spinenet_jax.data.batch import Example, Record, Source
+from spinenet_jax.annotated import draw_annotated
+from spinenet_jax.data.batch import Example, Source
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.tasks.task import Task
 from spinenet_jax.training.checkpoint import absolute
-from spinenet_jax.visualize import draw_detections, fit, tile
+from spinenet_jax.visualize import tile
 
 MIN_SCORE = 0.3
 LONG_SIDE = 960  # pixels; smaller images are enlarged so that labels can be read
@@ -50,8 +51,8 @@ def write_pictures(
 ) -> list[Picture]:
     """Write a JPEG for each example to workdir/pictures, if the task draws any.
 
-    Where the source has boxes, they are drawn beside what was found. An image that cannot be read
-    is left out.
+    Where the source has boxes or masks, they are drawn beside what was found. An image that cannot
+    be read is left out.
 
     Args:
       workdir: of the run.
@@ -77,16 +78,11 @@ def write_pictures(
         if drawn is None:
             continue
         if 'boxes' in record:
-            drawn = tile([_truth(image, record, names), drawn], 2, LONG_SIDE, TITLES)
+            drawn = tile(
+                [draw_annotated(image, record, names, LONG_SIDE), drawn], 2, LONG_SIDE, TITLES
+            )
         folder.mkdir(parents=True, exist_ok=True)
         encoded = cv2.imencode('.jpg', drawn[..., ::-1])[1].tobytes()
         (folder / f'{step}_{record["image_id"]}.jpg').write_bytes(encoded)
         written.append(Picture(record['image_id'], encoded, drawn.shape[:2]))
     return written
-
-
-def _truth(image: np.ndarray, record: Record, names: Mapping[int, str]) -> np.ndarray:
-    """The image with the boxes that are annotated."""
-    image, boxes = fit(image, record['boxes'], LONG_SIDE)
-    labels = np.asarray(record['labels']).tolist()
-    return draw_detections(image, boxes, labels, names=[names.get(n, str(n)) for n in labels])

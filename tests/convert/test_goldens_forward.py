@@ -1,4 +1,7 @@
-"""Features and head outputs equal the TF2 Model Garden's (tools/make_goldens.py: backbone)."""
+"""Features and head outputs equal the TF2 Model Garden's.
+
+The goldens are `backbone` and `mobile` of tools/make_goldens.py.
+"""
 
 import pytest
 
@@ -16,3 +19,10 @@ def test_forward_equals_the_model_garden(name):
     stored = golden.part(golden.load('backbone'), name)
     assert len(stored) == (15 if name in cases.HEADS else 5)
     golden.check({key: ours[key] for key in stored}, stored, TOLERANCE)
+
+
+def test_mobile_forward_equals_the_model_garden():
+    images = cases.normalised(cases.images('mobile', 1, cases.MOBILE_SIZE))
+    stored = golden.load('mobile')
+    assert len(stored) == 15
+    golden.check(golden.forward(cases.MOBILE, images), stored, TOLERANCE)

@@ -118,7 +118,7 @@ def test_the_config_it_gets_decodes_as_tf1(name, request):
         workdir.fit_config(base, found, 'golden')
 
 
-@pytest.mark.parametrize('name', ['mask_rcnn', 'cascade'])
+@pytest.mark.parametrize('name', ['mask_rcnn', pytest.param('cascade', marks=pytest.mark.slow)])
 def test_inference_equals_the_originals(name, request):
     """From normalised pictures to detections and masks, each stage on ours of the one before.
 
@@ -251,6 +251,7 @@ def step(request, mask_rcnn):
     return stored, gradient, aux
 
 
+@pytest.mark.slow
 def test_regions_and_masks_of_training(step):
     stored, _, (_, _, outputs, _) = step
     masks = stored['mask_classes'] > 0
@@ -265,6 +266,7 @@ def test_regions_and_masks_of_training(step):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 def test_losses_equal_the_originals(step):
     stored, _, (losses, decay, _, _) = step
     for ours, theirs in (
@@ -280,6 +282,7 @@ def test_losses_equal_the_originals(step):
         np.testing.assert_allclose(ours, stored[f'loss/{theirs}'], rtol=2e-5, err_msg=theirs)
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_originals(step, mask_rcnn):
     """Of every variable with frozen norms; with batch statistics those of the heads.
 
@@ -313,6 +316,7 @@ def test_gradients_equal_the_originals(step, mask_rcnn):
     np.testing.assert_allclose(norm, stored['gradient_global_norm'], rtol=1e-3 if frozen else 2e-2)
 
 
+@pytest.mark.slow
 def test_running_statistics_equal_the_originals(step, mask_rcnn):
     stored, _, (_, _, _, updated) = step
     ours = flatten_dict({'batch_stats': updated['batch_stats']}, sep='/')

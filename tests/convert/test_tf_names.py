@@ -3,6 +3,7 @@
 import pytest
 
 from spinenet_jax.convert.tf_names import Architecture, tf1_names, tf2_canonical, tf2_names
+from spinenet_jax.models.graph import GRAPHS
 
 
 @pytest.mark.parametrize('names', [tf1_names, tf2_names])
@@ -34,6 +35,67 @@ def test_places_in_tf1():
         f'{scope}/scale_permuted_block_15/batch_normalization_2/gamma'
     )
     assert names['params/box_head/norm2_5/bias'] == 'retinanet/box_net/box-2-5/beta'
+
+
+MOBILE = Architecture(graph=GRAPHS['mobile49'], separable_heads=True)
+
+
+@pytest.mark.parametrize('names', [tf1_names, tf2_names])
+def test_every_mobile_variable_has_one_name(names):
+    """Measured on the originals: 667 in the backbone, 190 in the head."""
+    found = names(MOBILE)
+    assert len(found) == len(set(found.values())) == 667 + 190
+
+
+def test_mobile_places_in_tf1():
+    """Kinds of layers count by themselves; squeeze and excitation are ordinary convolutions."""
+    names = tf1_names(MOBILE)
+    backbone, scope = 'params/backbone', 'spinenet_mbconv'
+    # Stem 0, first block 1 to 4, second block 5 to 8, endpoints from 9.
+    assert names[f'{backbone}/stem_block0_0/excite/bias'] == f'{scope}/conv2d_3/bias'
+    assert names[f'{backbone}/stem_block1_0/project/kernel'] == f'{scope}/conv2d_8/kernel'
+    assert names[f'{backbone}/stem_block1_0/depthwise/kernel'] == (
+        f'{scope}/depthwise_conv2d_1/depthwise_kernel'
+    )
+    assert names[f'{backbone}/endpoint7/kernel'] == f'{scope}/conv2d_13/kernel'
+    # 1 norm of the stem, 3 of each block.
+    assert names[f'{backbone}/endpoint_norm3/scale'] == f'{scope}/batch_normalization_7/gamma'
+    edge = f'{scope}/sub_policy14/resample_with_sepconv_resample_14_0'  # level 4 to level 7
+    assert names[f'{backbone}/resample16_0/down2/kernel'] == (
+        f'{edge}/depthwise_conv2d_2/depthwise_kernel'
+    )
+    assert names[f'{backbone}/resample16_0/norm_out/bias'] == f'{edge}/batch_normalization_3/beta'
+    assert names['params/class_head/conv1/depthwise/kernel'] == (
+        'retinanet/class_net/class-1/depthwise_kernel'
+    )
+    assert names['params/box_head/predict/pointwise/bias'] == 'retinanet/box_net/box-predict/bias'
+
+
+def test_mobile_places_in_tf2():
+    names = tf2_names(MOBILE)
+    block = 'inverted_bottleneck_block_3'  # after two of the stem and one more
+    assert names['params/backbone/block3_0/squeeze/kernel'] == (
+        f'{block}/_squeeze_excitation/_se_reduce/kernel'
+    )
+    assert names['params/backbone/block3_0/depthwise/kernel'] == f'{block}/_conv1/depthwise_kernel'
+    # The stem, then two edges of each of 16 blocks: no number is left out.
+    assert names['params/backbone/endpoint3/kernel'] == 'conv2d_33/kernel'
+    found = tf2_canonical(
+        [
+            (
+                'backbone/layer_with_weights-5/depthwise_kernel',
+                'depthwise_conv2d_21/depthwise_kernel',
+            ),
+            (
+                'backbone/layer_with_weights-2/_squeeze_excitation/_se_expand/bias',
+                'inverted_bottleneck_block_18/squeeze_excitation_18/conv2d_9/bias',
+            ),
+        ]
+    )
+    assert found == [
+        'depthwise_conv2d/depthwise_kernel',
+        'inverted_bottleneck_block/_squeeze_excitation/_se_expand/bias',
+    ]
 
 
 def test_a_classifier_in_tf1():

@@ -29,9 +29,9 @@ def test_images_are_placed_as_for_evaluation(size):
 def test_boxes_are_those_of_prediction_in_pixels_of_the_image(trained):
     """The input's own size apart: 32x48 is enlarged to 64x96, so that boxes must be halved."""
     image = np.kron(RNG.integers(0, 256, (8, 12, 3), np.uint8), np.ones((4, 4, 1), np.uint8))
-    found = jax.jit(build_function(trained, PLAIN, Request(1, None), False))(image[None])
+    found = jax.jit(build_function(trained, PLAIN, Request(1, None)))(image[None])
     row = trained.task.rows.eval({}, image)
-    exactly = jax.jit(build_function(trained, PLAIN, Request(1, None), False))
+    exactly = jax.jit(build_function(trained, PLAIN, Request(1, None)))
     at_input = {k: np.asarray(v[0]) for k, v in exactly(row['image'][None]).items()}
     expected = detections_of({**at_input, **row})
     assert len(expected.scores) > 3

@@ -48,6 +48,18 @@ def test_equals_the_detector(steps, few):
     same(found, expected)
 
 
+@pytest.mark.parametrize('few', [20, 1000])
+def test_image_by_image_equals_the_detector(few):
+    rules = nms.Rules(score=0.05, iou=0.5, candidates=200, detections=30, first_class=1)
+    logits, codes = outputs(5)
+    logits = logits.at[0].set(-20.0)  # certain at once, beside one that is not
+    found = jax.jit(portable.detect_one_by_one, static_argnums=(3, 4, 5))(
+        logits, codes, ANCHORS, SIZE, rules, few
+    )
+    same(found, nms.detect(logits, codes, ANCHORS, SIZE, rules, few))
+    assert found.valid[1].all() and not found.valid[0].any()
+
+
 def test_an_image_without_detections_beside_a_crowded_one():
     rules = nms.Rules(score=0.5, iou=0.3, candidates=100, detections=10)
     logits, codes = outputs(3)

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from spinenet_jax.lowering import cells, plain, pooling, strips
+from spinenet_jax.models.batch_norm import BatchNorm
 
 
 def positions(x, count):
@@ -76,7 +77,7 @@ def test_batch_norm_is_that_of_positions_and_its_gradient(train):
         'dtype': jnp.float32,
         'axis_name': None,
     }
-    theirs, ours = nn.BatchNorm(**options), cells.BatchNorm(**options)
+    theirs, ours = nn.BatchNorm(**options), BatchNorm(**options, positions=4)
     shapes = [
         jax.eval_shape(m.init, jax.random.key(0), v)
         for m, v in ((theirs, x), (ours, as_cells(x, 1)))

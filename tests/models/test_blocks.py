@@ -108,7 +108,20 @@ def test_remat_changes_neither_result_nor_gradient_nor_what_is_dropped():
 
         results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables['params']))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        # Gradients of hundreds are sums that cancel: their rounding goes by the largest.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max())
+
+
+def sums(jaxpr):
+    """Sums over devices, those of inner programs included."""
+    inner = [
+        getattr(value, 'jaxpr', value)
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+        if hasattr(value, 'eqns') or hasattr(value, 'jaxpr')
+    ]
+    own = sum(equation.primitive.name.startswith('psum') for equation in jaxpr.eqns)
+    return own + sum(map(sums, inner))
 
 
 def test_remat_does_not_sum_over_devices_again():
@@ -126,5 +139,5 @@ def test_remat_does_not_sum_over_devices_again():
 
         gradient = jax.pmap(jax.grad(loss, has_aux=True), 'batch', in_axes=(None, 0))
         images = x.map(lambda data: jnp.stack([data] * jax.local_device_count()))
-        counts.append(gradient.lower(variables['params'], images).as_text().count('all_reduce'))
+        counts.append(sums(jax.make_jaxpr(gradient)(variables['params'], images).jaxpr))
     assert counts[0] == counts[1] >= 6  # three norms, forward and backward

@@ -1,5 +1,7 @@
 """Suppression against a plain reference, and the cases that break tiled versions."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -186,3 +188,13 @@ def test_equals_tf1(limit, iou):
     assert len(keep) == (theirs > -1).sum()
     np.testing.assert_array_equal(scores[keep], theirs[: len(keep)])
     np.testing.assert_array_equal(boxes[keep], their_boxes[: len(keep)])
+
+
+def test_the_turns_of_suppression_can_be_counted_from_its_program():
+    """Estimates take the largest number in a loop's condition: 600 boxes are three blocks."""
+    program = jax.make_jaxpr(partial(nms.suppress, iou=0.7, limit=500))(
+        np.zeros((600, 4), np.float32), np.zeros(600, bool)
+    )
+    (loop,) = [equation for equation in program.eqns if equation.primitive.name == 'while']
+    condition = [x for equation in loop.params['cond_jaxpr'].eqns for x in equation.invars]
+    assert [int(x.val) for x in condition if hasattr(x, 'val')] == [3]

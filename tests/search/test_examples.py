@@ -18,6 +18,7 @@ TINY = [
     '--config.candidate.data.image_size=(64,64)',
     '--config.candidate.train.epochs=0.03',
 ]
+PATIENT = '--config.search.time_limit_minutes=60'  # a busy machine takes its time
 
 
 def run(*words, **environment):
@@ -26,7 +27,7 @@ def run(*words, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3000,
         # One device, where the other tests have four: what is compiled is what takes the time.
         env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'} | environment,
     )
@@ -37,7 +38,8 @@ def run(*words, **environment):
 @pytest.mark.slow
 def test_candidates_are_ordinary_runs_and_the_best_graph_goes_into_training(tmp_path):
     search = ('search.py', '--config=configs/search.py:digits', f'--workdir={tmp_path / "search"}')
-    log = run(*search, '--config.search.candidates=1', '--config.search.workers=1', *TINY)
+    one = ('--config.search.candidates=1', '--config.search.workers=1', PATIENT)
+    log = run(*search, *one, *TINY)
     assert '1 of 1 candidates done' in log
 
     candidate = tmp_path / 'search' / 'candidates' / '000000'
@@ -71,6 +73,7 @@ def test_the_worked_example(tmp_path):
     run(
         *('search.py', '--config=configs/search.py:digits', f'--workdir={workdir}', *TINY),
         *(f'--evaluator={evaluator}', '--config.search.candidates=2', '--config.search.workers=1'),
+        PATIENT,
         PYTHONPATH=str(tmp_path),
     )
     lines = (workdir / 'ledger.jsonl').read_text().splitlines()

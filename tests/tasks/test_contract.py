@@ -67,7 +67,7 @@ class Pyramid(nn.Module):
         return {level: FeatureMap(conv(images), level) for level, conv in maps.items()}
 
 
-@pytest.mark.parametrize('cascade', [False, True])
+@pytest.mark.parametrize('cascade', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_instance_segmentation(cascade):
     model = MaskRCNN(
         Pyramid(),
