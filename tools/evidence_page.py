@@ -108,6 +108,7 @@ PARTS = {
         tuple(
             Claim(('SpineNet-49', size), ('ResNet-50-FPN', size), 'about 3 AP better')
             for size in dict.fromkeys(model.size for model in GROUPS['sizes'])
+            if size != '1'  # of the first part
         ),
     ),
     'classification': Group(
@@ -249,7 +250,7 @@ def page(rows: list[Row]) -> str:
             f"{100 * largest:.1f}% of SpineNet-49's ({100 * TOLERANCE:g}% are allowed). No seed "
             'was left out, and no setting was tuned for one side. The '
             f'{len(rows)} runs took {hours:.1f} hours on one core, which other jobs shared, of a '
-            f'machine with {detection["cores"]} ({detection["machine"]}, jax {detection["jax"]}). '
+            f'machine with {detection["cores"]} cores ({detection["machine"]}, jax {detection["jax"]}). '
             'The same command goes on where it was stopped:'
         ),
         '',
