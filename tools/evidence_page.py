@@ -250,8 +250,8 @@ def page(rows: list[Row]) -> str:
             f"{100 * largest:.1f}% of SpineNet-49's ({100 * TOLERANCE:g}% are allowed). No seed "
             'was left out, and no setting was tuned for one side. The '
             f'{len(rows)} runs took {hours:.1f} hours on one core, which other jobs shared, of a '
-            f'machine with {detection["cores"]} cores ({detection["machine"]}, jax {detection["jax"]}). '
-            'The same command goes on where it was stopped:'
+            f'machine with {detection["cores"]} cores ({detection["machine"]}, jax '
+            f'{detection["jax"]}). The same command goes on where it was stopped:'
         ),
         '',
         '```',
