@@ -249,8 +249,8 @@ def page(rows: list[Row]) -> str:
             'widths differ so that the multiply-adds of the whole model do not: they are within '
             f"{100 * largest:.1f}% of SpineNet-49's ({100 * TOLERANCE:g}% are allowed). No seed "
             'was left out, and no setting was tuned for one side; 4 epochs were tried first, after '
-            'which AP of one model still differed by up to 8 between seeds (ResNet-50-FPN: 12.9, 17.0, '
-            '9.4; R0-SP53: 19.6, 15.4, 14.0; SpineNet-49, one seed: 5.0). The '
+            'which AP of one model still differed by up to 8 between seeds (ResNet-50-FPN: 12.9, '
+            '17.0, 9.4; R0-SP53: 19.6, 15.4, 14.0; SpineNet-49, one seed: 5.0). The '
             f'{len(rows)} runs took {hours:.1f} hours on one core, which other jobs shared, of a '
             f'machine with {detection["cores"]} cores ({detection["machine"]}, jax '
             f'{detection["jax"]}). The same command goes on where it was stopped:'
