@@ -40,7 +40,7 @@ def test_scans_are_learned(tmp_path):
     )
     seconds = processor_seconds() - began
     trained = json.loads((workdir / 'results.json').read_text())
-    assert trained['top1'] >= 0.94 and trained['images'] == 364
+    assert trained['top1'] >= 0.90 and trained['images'] == 364
     assert seconds < 7 / 12 * 2 * 600  # twelve epochs in ten minutes of two cores
     assert not (workdir / 'detections.json').exists()
 
