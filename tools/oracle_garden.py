@@ -154,7 +154,7 @@ def variables(network: tf_keras.Model, model: dict, beta: bool = False) -> dict[
         model['head_convs'],
         graph=GRAPHS[model.get('graph', 'spinenet49')],
         counts_p2=not beta,
-        resnet_depth=model.get('depth', 0),
+        resnet_depth=model['depth'] if model.get('backbone') == 'resnet_fpn' else 0,
         separable_heads=model.get('separable_heads', False),
     )
     return named_variables(network, list(_keyed(network)), architecture)
