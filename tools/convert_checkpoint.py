@@ -38,7 +38,7 @@ from spinenet_jax import launch
 from spinenet_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from spinenet_jax.convert.weights import Recognised
+    from spinenet_jax.convert.recognition import Recognised
 
 _SOURCE = flags.DEFINE_string('source', None, 'Checkpoint to convert.', required=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder to write.', required=True)
@@ -65,14 +65,14 @@ def main() -> None:
 def from_tensorflow(scratch: pathlib.Path) -> None:
     """Reads --source and writes --workdir, with a report of what did not match."""
     from spinenet_jax import settings
-    from spinenet_jax.convert import tf_checkpoint, weights, workdir
+    from spinenet_jax.convert import recognition, tf_checkpoint, weights, workdir
     from spinenet_jax.convert.tensor_bundle import Bundle
 
     source = _SOURCE.value
     workdir.check_unused(_WORKDIR.value)
     bundle = Bundle(tf_checkpoint.locate(source, scratch))
     variables = tf_checkpoint.list_variables(bundle)
-    found = weights.recognise(
+    found = recognition.recognise(
         variables, lambda name: bundle.entries[variables.keys[name]].shape, source
     )
     config = workdir.fit_config(_CONFIG.value or published_config(found), found, source)
@@ -86,7 +86,8 @@ def from_tensorflow(scratch: pathlib.Path) -> None:
     workdir.check_shapes(config, found, shapes, source)
 
     depth = found.architecture.resnet_depth
-    kind = f'ResNet-{depth}-FPN' if depth else '-'.join(filter(None, ('SpineNet', found.name)))
+    family = 'SpineNet-Mobile' if found.architecture.graph.is_mobile else 'SpineNet'
+    kind = f'ResNet-{depth}-FPN' if depth else '-'.join(filter(None, (family, found.name)))
     kind = f'{found.flavour.upper()} {kind}, {found.task}'
     print(f'{source}: {kind}, {len(match.names)} variables of ours')
     if variables.averaged:

@@ -82,6 +82,21 @@ def _build(model: dict, size: tuple[int, int], weight_decay: float, blocks: list
     return garden_task.RetinaNetTask(config), network
 
 
+def _shared(
+    model: dict,
+    regularizer: tf_keras.regularizers.Regularizer | None,
+    norm: common.NormActivation,
+) -> dict[str, object]:
+    """What every backbone of the Garden's is told of its layers."""
+    return {
+        'kernel_regularizer': regularizer,
+        'activation': model['activation'],
+        'use_sync_bn': norm.use_sync_bn,
+        'norm_momentum': norm.norm_momentum,
+        'norm_epsilon': norm.norm_epsilon,
+    }
+
+
 def build_backbone(
     model: dict,
     specs: tf_keras.layers.InputSpec,
@@ -97,11 +112,7 @@ def build_backbone(
         resample_alpha=model['resample_alpha'],
         block_repeats=model['block_repeats'],
         filter_size_scale=model['width'],
-        kernel_regularizer=regularizer,
-        activation=model['activation'],
-        use_sync_bn=norm.use_sync_bn,
-        norm_momentum=norm.norm_momentum,
-        norm_epsilon=norm.norm_epsilon,
+        **_shared(model, regularizer, norm),
     )
 
 
@@ -119,11 +130,7 @@ def _mobile_backbone(
         endpoints_num_filters=model['endpoint_channels'],
         block_repeats=model['block_repeats'],
         filter_size_scale=model['width'],
-        kernel_regularizer=regularizer,
-        activation=model['activation'],
-        use_sync_bn=norm.use_sync_bn,
-        norm_momentum=norm.norm_momentum,
-        norm_epsilon=norm.norm_epsilon,
+        **_shared(model, regularizer, norm),
     )
 
 
@@ -139,11 +146,7 @@ def _resnet(
         input_specs=specs,
         depth_multiplier=model['width'],
         scale_stem=False,
-        kernel_regularizer=regularizer,
-        activation=model['activation'],
-        use_sync_bn=norm.use_sync_bn,
-        norm_momentum=norm.norm_momentum,
-        norm_epsilon=norm.norm_epsilon,
+        **_shared(model, regularizer, norm),
     )
 
 

@@ -115,6 +115,11 @@ def layers(architecture: Architecture) -> Iterator[Layer]:
         yield Layer('head', 'classification_head/dense', '', BIASED)
 
 
+def names_in(flavour: str, architecture: Architecture) -> dict[str, str]:
+    """`tf1_names` or `tf2_names`, by the flavour 'tf1' or 'tf2'."""
+    return tf1_names(architecture) if flavour == 'tf1' else tf2_names(architecture)
+
+
 def tf1_names(architecture: Architecture) -> dict[str, str]:
     """{our path: TF1 variable name} of every parameter and statistic of the model."""
     return _names((layer.ours, layer.tf1, layer.leaves) for layer in layers(architecture))

@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from spinenet_jax.convert import coco_categories
-from spinenet_jax.convert.weights import Recognised, our_shape
+from spinenet_jax.convert.recognition import Recognised
+from spinenet_jax.convert.weights import our_shape
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import BASE_FILTERS, MOBILE, MOBILE_FILTERS, Graph, filters

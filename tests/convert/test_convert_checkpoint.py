@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import common, retinanet
-from spinenet_jax.convert import coco_categories, tf_checkpoint, weights, workdir
+from spinenet_jax.convert import coco_categories, recognition, tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import SWAPPED, Architecture, tf1_names, tf2_names
 from spinenet_jax.convert.weights import our_shape
@@ -83,7 +83,7 @@ def read(source, tmp_path):
     """(recognised, {our path: array}) of a checkpoint that has all of ours and nothing else."""
     bundle = Bundle(tf_checkpoint.locate(str(source), tmp_path / 'scratch'))
     variables = tf_checkpoint.list_variables(bundle)
-    found = weights.recognise(variables, lambda n: bundle.entries[variables.keys[n]].shape, 'x')
+    found = recognition.recognise(variables, lambda n: bundle.entries[variables.keys[n]].shape, 'x')
     match = weights.match(variables, found.architecture)
     assert (match.missing, match.unmatched) == ([], [])
     return found, weights.read(bundle, match.names, found.flavour)
@@ -164,7 +164,7 @@ def test_published_mobile_sizes_are_recognised_from_shapes(name, tmp_path):
     names = tf1_names(MOBILE_ARCHITECTURE._replace(head_convs=row.head_convs))
     variables = tf_checkpoint.Variables('tf1', {n: n for n in names.values()}, [], 0, '')
     ours = {name: path for path, name in names.items()}
-    found = weights.recognise(variables, lambda n: our_shape(ours[n], shapes[ours[n]]), 'x')
+    found = recognition.recognise(variables, lambda n: our_shape(ours[n], shapes[ours[n]]), 'x')
     assert (found.name, found.architecture.graph.name) == (name, 'mobile49')
     fitted = workdir.fit_config(config, found, 'x')
     assert fitted.model.to_dict() == {
@@ -215,7 +215,7 @@ def test_repeated_mobile_blocks_are_refused():
     ]
     variables = tf_checkpoint.Variables('tf1', {name: name for name in repeated}, [], 0, '')
     with pytest.raises(UserError, match='mobile SpineNet of 2 copies'):
-        weights.recognise(variables, lambda _: (), 'x')
+        recognition.recognise(variables, lambda _: (), 'x')
 
 
 @pytest.mark.parametrize('flavour', ['tf1', 'tf2'])
@@ -270,7 +270,7 @@ def test_published_sizes_are_recognised_from_shapes(name, endpoints, tmp_path):
     names = tf1_names(Architecture(row.block_repeats, row.head_convs))
     by_name = {names[path]: shape for path, shape in shapes.items()}
     variables = tf_checkpoint.Variables('tf1', {n: n for n in by_name}, [], 0, '')
-    found = weights.recognise(variables, by_name.__getitem__, 'x')
+    found = recognition.recognise(variables, by_name.__getitem__, 'x')
     assert found.name == name
     assert {key: found.settings[key] for key in row._fields} == row._asdict()
     config = workdir.fit_config(retinanet.get_config(f'{name}-C'), found, 'x')
@@ -293,18 +293,18 @@ def test_factors_that_truncate_are_found(width, alpha):
     """166 channels times 0.32 are 53 (not 53.12), and 166 times 53 / 166 in floats are 52."""
     levels, published = graph.BASE_FILTERS, [row.width for row in SCALING.values()]
     pairs = [(base, int(base * width)) for base in levels.values()]
-    found = weights._factor(pairs, published)
+    found = recognition._factor(pairs, published)
     assert [int(base * found) for base, _ in pairs] == [n for _, n in pairs]
     inner = [(n, int(n * alpha)) for _, n in pairs]
-    share = weights._factor(inner, [0.5, 1.0])
+    share = recognition._factor(inner, [0.5, 1.0])
     assert [int(n * share) for n, _ in inner] == [n for _, n in inner]
 
 
 def test_the_plainest_factor_is_taken():
-    assert weights._factor([(64, 41), (256, 166)], [0.65, 1.0]) == 0.65
-    assert weights._factor([(64, 19), (128, 38), (256, 76)], [0.65, 1.0]) == 0.3
-    assert weights._factor([(64, 41), (256, 83)], [0.65, 1.0]) is None
-    assert weights._factor([], [1.0]) is None
+    assert recognition._factor([(64, 41), (256, 166)], [0.65, 1.0]) == 0.65
+    assert recognition._factor([(64, 19), (128, 38), (256, 76)], [0.65, 1.0]) == 0.3
+    assert recognition._factor([(64, 41), (256, 83)], [0.65, 1.0]) is None
+    assert recognition._factor([], [1.0]) is None
 
 
 def test_a_model_of_odd_sizes_is_read(tmp_path):
@@ -375,7 +375,7 @@ def test_values_that_no_model_has_are_named(arrays, tmp_path):
 def test_a_config_of_another_model_is_refused(field, value, words):
     config = retinanet.get_config('49-C')
     settings = {key: config.model[key] for key in ('width', 'resample_alpha', 'block_repeats')}
-    found = weights.Recognised('tf1', Architecture(), '49', 'detection', settings)
+    found = recognition.Recognised('tf1', Architecture(), '49', 'detection', settings)
     assert workdir.fit_config(config, found, 'x').model.width == 1.0
     section, _, key = field.rpartition('.')
     (config[section] if section else config)[key] = value

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from spinenet_jax.convert import tf_checkpoint, weights
+from spinenet_jax.convert import recognition, tf_checkpoint, weights
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops import nms
@@ -41,7 +41,7 @@ def converted(tmp_path_factory):
     bundle = Bundle(tf_checkpoint.locate(str(FOLDER), tmp_path_factory.mktemp('unused')))
     bundle.verify()
     variables = tf_checkpoint.list_variables(bundle)
-    found = weights.recognise(variables, lambda n: bundle.entries[n].shape, 'golden')
+    found = recognition.recognise(variables, lambda n: bundle.entries[n].shape, 'golden')
     match = weights.match(variables, found.architecture)
     assert (match.missing, match.unmatched) == ([], [])
     assert int(bundle.read(variables.step)) == 162050

@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from configs import common
-from spinenet_jax.convert import tf_checkpoint, weights, workdir
+from spinenet_jax.convert import recognition, tf_checkpoint, weights, workdir
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.convert.tf_names import tf1_names
 from spinenet_jax.errors import UserError
@@ -50,7 +50,7 @@ def convert(name, scratch):
     bundle = Bundle(tf_checkpoint.locate(str(golden.FOLDER / f'tf1_{name}'), scratch))
     bundle.verify()
     variables = tf_checkpoint.list_variables(bundle)
-    found = weights.recognise(variables, lambda n: bundle.entries[n].shape, 'golden')
+    found = recognition.recognise(variables, lambda n: bundle.entries[n].shape, 'golden')
     match = weights.match(variables, found.architecture)
     assert (match.missing, match.unmatched) == ([], [])
     arrays = weights.read(bundle, match.names, found.flavour)

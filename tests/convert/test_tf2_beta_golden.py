@@ -7,7 +7,7 @@ tools/make_goldens.py, is a checkpoint as TensorFlow writes it.
 import numpy as np
 import pytest
 
-from spinenet_jax.convert import tf_checkpoint, weights
+from spinenet_jax.convert import recognition, tf_checkpoint, weights
 from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
@@ -34,7 +34,7 @@ def test_the_layout_is_the_betas(bundle):
 
 def test_converted_outputs_equal_the_gardens(bundle):
     variables = tf_checkpoint.list_variables(bundle)
-    found = weights.recognise(
+    found = recognition.recognise(
         variables, lambda name: bundle.entries[variables.keys[name]].shape, 'golden'
     )
     assert not found.architecture.counts_p2
