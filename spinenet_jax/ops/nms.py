@@ -131,8 +131,7 @@ def best_of_sorted(
 ) -> Detections:
     """What `greedy` gives, of candidates that are in order already: a few steps instead of many.
 
-    On a GPU a step of a loop waits for its condition: a hundred of them took longer than the whole
-    network (docs/gpu.md).
+    On a GPU each step of such a loop waits for its condition to reach the host.
 
     Args:
       boxes: f32[M,4]; scores: f32[M], falling, only those above `rules.score` count;
