@@ -1,6 +1,6 @@
 """peers.py's worker for KerasHub: its RetinaNet ResNet-50-FPN on Keras' JAX backend.
 
-Runs in the environment that tools/make_peer_env.sh kerashub builds.
+Runs in the environment that tools/maintenance/make_peer_env.sh kerashub builds.
 """
 
 import os

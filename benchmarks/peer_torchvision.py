@@ -2,7 +2,7 @@
 
 Channels last, bfloat16 autocast on a GPU, backbone and head compiled by torch.compile; matching,
 losses and suppression stay as they are, as their shapes depend on the data. Runs in the environment
-that `tools/make_peer_env.sh torchvision` builds.
+that `tools/maintenance/make_peer_env.sh torchvision` builds.
 """
 
 import peer_worker as worker

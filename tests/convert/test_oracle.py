@@ -1,7 +1,8 @@
 """Compares fresh weights at full width with the Model Garden itself: goldens cannot go stale.
 
-Needs the environment of tools/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its python, else it
-is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default ~/.cache/spinenet_jax/oracle.
+Needs the environment of tools/maintenance/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its
+python, else it is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default
+~/.cache/spinenet_jax/oracle.
 """
 
 import json
@@ -32,7 +33,7 @@ from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from spinenet_jax.training.checkpoint import load_model
 from tests.convert import golden, suppression
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 pytestmark = pytest.mark.tf
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -47,7 +48,7 @@ def oracle():
     if named := os.environ.get('SPINENET_ORACLE_PYTHON'):
         return named
     folder = pathlib.Path(os.environ.get('SPINENET_ORACLE_CACHE', CACHE)).expanduser()
-    subprocess.run([ROOT / 'tools' / 'make_oracle_env.sh', folder], check=True)
+    subprocess.run([ROOT / 'tools' / 'maintenance' / 'make_oracle_env.sh', folder], check=True)
     return str(folder / 'bin' / 'python')
 
 
@@ -127,7 +128,7 @@ def check_detections(task, model, theirs, ours):
 def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name, side, tmp_path):
     """Random weights saved by the Garden, converted by the script: features, logits, detections."""
     seed = fresh_seed()
-    run(oracle, 'tools/oracle_forward.py', name, str(side), str(seed), str(tmp_path))
+    run(oracle, 'tools/maintenance/oracle_forward.py', name, str(side), str(seed), str(tmp_path))
     convert = str(ROOT / 'tools' / 'convert_checkpoint.py')
     print(run(sys.executable, convert, f'--source={tmp_path}/saved', f'--workdir={tmp_path}/run'))
     variables, _ = load_model(tmp_path / 'run')
@@ -213,7 +214,7 @@ def test_a_tf2_mask_rcnn_converted_gives_the_model_gardens_outputs(oracle, tmp_p
     not change what is compared in the next.
     """
     seed, side = fresh_seed(), 512
-    run(oracle, 'tools/oracle_masks.py', str(side), str(seed), str(tmp_path))
+    run(oracle, 'tools/maintenance/oracle_masks.py', str(side), str(seed), str(tmp_path))
     convert = str(ROOT / 'tools' / 'convert_checkpoint.py')
     flags = (f'--source={tmp_path}/saved', f'--workdir={tmp_path}/run', '--activation=swish')
     print(run(sys.executable, convert, *flags))
@@ -269,7 +270,14 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
     print(run(sys.executable, script, *flags, SPINENET_ORACLE_PYTHON=oracle))
 
     (tmp_path / 'model.json').write_text(json.dumps({**model, 'image_size': size}))
-    run(oracle, 'tools/oracle_forward.py', str(tmp_path / 'model.json'), '0', '0', str(tmp_path))
+    run(
+        oracle,
+        'tools/maintenance/oracle_forward.py',
+        str(tmp_path / 'model.json'),
+        '0',
+        '0',
+        str(tmp_path),
+    )
     with np.load(tmp_path / 'outputs.npz') as stored:
         theirs = dict(stored)
     images = cases.normalised(cases.images('full', 1, size))
@@ -307,7 +315,7 @@ def test_our_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_pa
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
     """The cheap stages, made again."""
     stages = ('anchors', 'matching', 'losses', 'detection', 'decoding', 'preprocessing')
-    run(oracle, 'tools/make_goldens.py', f'--output={tmp_path}', *stages)
+    run(oracle, 'tools/maintenance/make_goldens.py', f'--output={tmp_path}', *stages)
     for stage in stages:
         with np.load(tmp_path / f'{stage}.npz') as made:
             stored = golden.load(stage)
