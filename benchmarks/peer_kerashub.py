@@ -93,7 +93,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     crowd(model, network, one)
     v = variables(model)
     scores = jax.nn.sigmoid(network(v, one)['cls_logits'])
-    square = jnp.ones((spec.matmul, spec.matmul), jnp.float32)
+    square = jnp.asarray(worker.square(spec))
     product = jax.jit(jnp.dot)
     measures = {
         'network': lambda: jax.block_until_ready(network(v, one)),
