@@ -6,90 +6,60 @@ import jax.numpy as jnp
 import numpy as np
 import peer_worker as worker
 from flax import linen as nn
+from ml_collections import ConfigDict
+from peer_ours import Training, settings
 
 from configs import mask_rcnn
-from spinenet_jax.analysis.cost import config_cost
 from spinenet_jax.evaluation.masks import paste
 from spinenet_jax.lowering.policy import policy_of
-from spinenet_jax.parallel import AXIS, replicate, shard
 from spinenet_jax.tasks.build import build_task, build_task_model
-from spinenet_jax.training import optim
-from spinenet_jax.training.state import create_state
-from spinenet_jax.training.step import make_train_step
-
-
-def settings(spec: worker.Spec, side: int):
-    """SpineNet-49 for images of `side`, in float32."""
-    config = mask_rcnn.get_config('49-B')
-    config.data.image_size = (side, side)
-    config.data.max_boxes = worker.BOXES
-    config.model.dtype = 'float32'
-    config.train.batch_size = spec.train_batch
-    return config
 
 
 def dense(model, images, regions, detections, classes):
     """Every convolution: proposals' maps, heads on `regions`, masks of `detections`."""
     pyramid = model.features(images, train=False)
-    outputs = model.propose(pyramid, train=False), model.classify(pyramid, regions, train=False)
-    return *outputs, model.masks(pyramid, detections, classes, train=False)
+    return (
+        model.propose(pyramid, train=False),
+        model.classify(pyramid, regions, train=False),
+        model.masks(pyramid, detections, classes, train=False),
+    )
 
 
 def crowd(variables: dict, outputs) -> dict:
-    """Variables whose outputs are as crowded as `worker.region_calibration` says."""
+    """Variables whose outputs are as crowded as `worker.region_calibration` says.
+
+    Args:
+      variables: of the model, the predictors' biases being zero.
+      outputs: of `dense` with them.
+    """
     params = jax.tree.map(lambda value: value, variables['params'])
     box_head, proposal_head = params['box_heads_0'], params['proposal_head']
     predictors = (box_head['class'], box_head['box'], proposal_head['score'], proposal_head['box'])
     (scores, proposal_codes), (logits, codes), _ = outputs
-    arrays = (logits, codes, scores, proposal_codes)
-    flat = [np.concatenate([np.ravel(x) for x in jax.tree.leaves(part)]) for part in arrays]
+    flat = [
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(part)])
+        for part in (logits, codes, scores, proposal_codes)
+    ]
     for predictor, scale in zip(predictors, worker.region_calibration(*flat), strict=True):
         predictor['kernel'] *= scale
     return {**variables, 'params': params}
 
 
-def train_measure(spec: worker.Spec):
-    """One training step as a function, compiled on its first call."""
-    made = {}
-
-    def run() -> None:
-        if not made:
-            made['step'], made['state'], made['batch'] = compiled_step(spec)
-        made['state'], metrics = made['step'](made['state'], made['batch'])
-        jax.block_until_ready((made['state'], metrics))
-
-    return run
-
-
-def compiled_step(spec: worker.Spec):
-    """(the compiled training step, its state, a batch)."""
-    config = settings(spec, spec.train_size)
-    task, policy = build_task(config), policy_of(jax.devices()[0])
-    model = build_task_model(config, axis_name=AXIS, policy=policy)
-    optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
-    device = jax.devices()[:1]
-    state = replicate(create_state(model, optimizer, task.image_size, seed=0), device)
+def train_measure(config: ConfigDict, spec: worker.Spec) -> Training:
+    """The training step, which draws anchors and regions."""
     boxes, labels, masks = worker.instances(spec.train_size, spec.train_batch)
-    pixels = np.random.default_rng(0).integers(0, 256, (spec.train_batch, *task.image_size, 3))
-    batch = {
-        'image': pixels.astype(np.uint8),
-        'content_size': np.full((spec.train_batch, 2), task.image_size, np.int32),
+    objects = {
         'boxes': boxes,
         'labels': labels.astype(np.int32),
-        'valid': np.ones(labels.shape, bool),
         'masks': masks,
         'has_mask': np.ones(labels.shape, bool),
     }
-    batch = shard(batch, device)
-    step = make_train_step(
-        model, task, optimizer, lambda step: worker.LEARNING_RATE, seed=0, devices=device
-    )
-    return step.lower(state, batch).compile(), state, batch
+    return Training(config, objects)
 
 
 def build(spec: worker.Spec) -> worker.Peer:
     """Everything is compiled on the first call of each measure."""
-    config = settings(spec, spec.image_size)
+    config = settings(mask_rcnn.get_config('49-B'), spec, spec.image_size)
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
@@ -111,7 +81,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     measures = {
         'network': lambda: jax.block_until_ready(network(variables, *given)),
         'end_to_end': end_to_end,
-        'train': train_measure(spec),
+        'train': train_measure(settings(mask_rcnn.get_config('49-B'), spec, spec.train_size), spec),
         'matmul': lambda: product(square, square).block_until_ready(),
     }
     facts = {
@@ -119,7 +89,6 @@ def build(spec: worker.Spec) -> worker.Peer:
         'dtype': config.model.dtype,
         'candidates': int(jnp.sum(scores > worker.SCORE_THRESHOLD)),
         'detections': int(whole(variables, one)['valid'].sum()),
-        'multiply_adds': sum(part.multiply_adds for part in config_cost(config).values()),
         'versions': {'jax': jax.__version__, 'flax': flax.__version__},
     }
     return worker.Peer(facts, measures)

@@ -8,7 +8,7 @@ Every peer runs in a Python environment of its own, which `tools/make_peer_env.s
 is missing is reported as not run. All are compiled and warm before anything is timed, and then one
 computes at a time, in turn, several rounds of each measure, so that a machine that slows down slows
 all of them. Prints a table; with --record each line of it is also appended to
-benchmarks/logs/peers.jsonl, of Mask R-CNN to peers_masks.jsonl.
+benchmarks/logs/peers.jsonl, with Mask R-CNN to peers_masks.jsonl.
 
 Measures, images/s and seconds (median and least of all rounds):
 
@@ -18,16 +18,6 @@ Measures, images/s and seconds (median and least of all rounds):
                   forward, backward, losses, SGD with momentum and weight decay
     matmul        a square matrix product, as the peer's framework does it: the machine's peak
     throughput    end_to_end at batch sizes 1 to 64; --on=gpu only
-
-With --model=mask_rcnn
-
-    network       one 640 x 640 image, normalised, to the proposals' maps, the box head's outputs
-                  for 1,000 given regions and the masks of 100 of them: every convolution
-    end_to_end    one image to 100 detections and their masks in it, as run-length encodings
-    train         a step on 2 images of 256 x 256 with 10 objects each
-
-and as much else is equal. The Garden draws the anchors to train on in its input pipeline, which is
-not timed; ours draws them in the step.
 
 What is equal: images, their number and size, float32 (gpu: bfloat16 convolutions, float32
 parameters), 91 classes, 9 anchors a cell on levels 3 to 7, score threshold 0.05, IoU threshold 0.5,
@@ -51,6 +41,20 @@ What is not equal:
   - torchvision's end_to_end normalises and collects the images, which the others get normalised.
   - Peak memory, on a GPU: ours is what the compiler reserves for the step, torchvision's what its
     allocator held at most, with the detector for inference, which stays on the card.
+
+With --model=mask_rcnn the measures are
+
+    network       one 640 x 640 image, normalised, to the proposals' maps, the box head's outputs
+                  for 1,000 given regions and the masks of 100 of them: every convolution
+    end_to_end    one image to 100 detections and their masks in it, as run-length encodings
+    train         a step on 2 images of 256 x 256 with 10 objects each, from 512 regions an image
+
+Images, float32, classes, thresholds and numbers of proposals and detections are equal again. Box
+scores and codes are scaled to be as crowded as above, the scores of a softmax. Garden and
+torchvision paste and encode masks one by one, with the code of their evaluations. The Garden draws
+the anchors to train on in its input pipeline, which is not timed; the others in the step.
+torchvision's Mask R-CNN ResNet-50-FPN v2 has levels 2 to 6 and crops its masks' targets out of
+masks of the whole image; the others get them cut to the object's box.
 
 'share_of_matrix_peak' counts a plain convolution's multiplications; ours does fewer on a CPU
 (docs/cpu_log.md) and can exceed 1.
@@ -90,7 +94,7 @@ _RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 PEERS = {
     ('retinanet', 'cpu'): ('ours', 'garden', 'kerashub'),
     ('retinanet', 'gpu'): ('ours', 'torchvision'),
-    ('mask_rcnn', 'cpu'): ('ours', 'garden'),
+    ('mask_rcnn', 'cpu'): ('ours', 'garden', 'torchvision'),
 }
 WORKERS = {'retinanet': 'peer_{}.py', 'mask_rcnn': 'peer_{}_masks.py'}
 LOGS = {'retinanet': 'peers', 'mask_rcnn': 'peers_masks'}
