@@ -1,7 +1,7 @@
 """Trains the models of the paper's comparisons on small scenes, one after another.
 
     python benchmarks/evidence.py [--groups table3 damage] [--seeds=3] [--record]
-    python tools/evidence_page.py                         # docs/evidence.md from the log
+    python tools/maintenance/evidence_page.py  # docs/evidence.md from the log
 
 Groups, in the order in which they run; `--list` prints the runs, their number and what is done:
   table3          ResNet-50-FPN, R0-SP53 and SpineNet-49 (the paper's Table 3)

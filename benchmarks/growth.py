@@ -1,7 +1,7 @@
 """Measures how time grows with the size of the problem.
 
     python benchmarks/growth.py --parts step_pixels [--record]
-    python tools/growth_page.py                       # the plot and the page from the log
+    python tools/maintenance/growth_page.py  # the plot and the page from the log
 
 Parts, each a few minutes at most on two cores:
   step_pixels   training step, 2 images of 128 to 512 pixels a side

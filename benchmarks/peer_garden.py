@@ -1,6 +1,6 @@
 """peers.py's worker for the TF2 Model Garden: its RetinaNet SpineNet-49, graphs of tf.function.
 
-Runs in the environment that tools/make_oracle_env.sh builds.
+Runs in the environment that tools/maintenance/make_oracle_env.sh builds.
 """
 
 from importlib.metadata import version
@@ -84,7 +84,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         logits, codes = outputs(x)
         return generator(codes, logits, anchors, shape)
 
-    square = tf.ones([spec.matmul, spec.matmul])
+    square = tf.constant(worker.square(spec))
     product = tf.function(lambda: tf.matmul(square, square))
     measures = {
         'network': lambda: [level.numpy() for levels in outputs(one) for level in levels.values()],

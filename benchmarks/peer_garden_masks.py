@@ -1,6 +1,6 @@
 """peers.py's worker for the TF2 Model Garden's Mask R-CNN SpineNet-49, graphs of tf.function.
 
-Runs in the environment that tools/make_oracle_env.sh builds.
+Runs in the environment that tools/maintenance/make_oracle_env.sh builds.
 """
 
 from importlib.metadata import version

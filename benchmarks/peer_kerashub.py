@@ -1,6 +1,6 @@
 """peers.py's worker for KerasHub: its RetinaNet ResNet-50-FPN on Keras' JAX backend.
 
-Runs in the environment that tools/make_peer_env.sh kerashub builds.
+Runs in the environment that tools/maintenance/make_peer_env.sh kerashub builds.
 """
 
 import os
@@ -93,7 +93,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     crowd(model, network, one)
     v = variables(model)
     scores = jax.nn.sigmoid(network(v, one)['cls_logits'])
-    square = jnp.ones((spec.matmul, spec.matmul), jnp.float32)
+    square = jnp.asarray(worker.square(spec))
     product = jax.jit(jnp.dot)
     measures = {
         'network': lambda: jax.block_until_ready(network(v, one)),

@@ -91,7 +91,10 @@ def build(spec: worker.Spec) -> worker.Peer:
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
-    variables = jax.jit(lambda: model.init(jax.random.key(0), one, train=False))()
+    optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
+    state = create_state(model, optimizer, task.image_size, seed=0)
+    variables = {'params': state.params, 'batch_stats': state.batch_stats}
+    del state
     network = jax.jit(lambda v, x: model.apply(v, x, train=False))
     whole = jax.jit(lambda v, x: task.predictions(model.apply(v, x, train=False), {}))
     variables = crowd(variables, network, one)
@@ -100,7 +103,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     def call(function, x):
         return lambda: jax.block_until_ready(function(variables, x))
 
-    square = jnp.ones((spec.matmul, spec.matmul), config.model.dtype)
+    square = jnp.asarray(worker.square(spec), config.model.dtype)
     product = jax.jit(jnp.dot)
     boxes, labels = worker.objects(spec.train_size, spec.train_batch)
     train = Training(

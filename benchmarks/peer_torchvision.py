@@ -2,7 +2,7 @@
 
 Channels last, bfloat16 autocast on a GPU, backbone and head compiled by torch.compile; matching,
 losses and suppression stay as they are, as their shapes depend on the data. Runs in the environment
-that `tools/make_peer_env.sh torchvision` builds.
+that `tools/maintenance/make_peer_env.sh torchvision` builds.
 """
 
 import peer_worker as worker
@@ -125,7 +125,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         dense(model, one)
     model = compiled(model)
-    square = torch.ones(spec.matmul, spec.matmul, dtype=dtype, device=device)
+    square = torch.from_numpy(worker.square(spec)).to(device, dtype)
     measures = {
         'network': inference(lambda x: dense(model, x), one),
         'end_to_end': inference(lambda x: model(list(x)), one),

@@ -1,7 +1,7 @@
 """peers.py's worker for torchvision's Mask R-CNN ResNet-50-FPN v2, its dense parts compiled.
 
 Channels last; suppression, sampling and losses stay as they are, as their shapes depend on the
-data. Runs in the environment that `tools/make_peer_env.sh torchvision` builds.
+data. Runs in the environment that `tools/maintenance/make_peer_env.sh torchvision` builds.
 """
 
 import numpy as np

@@ -113,6 +113,13 @@ def images(spec: Spec, count: int, side: int) -> Any:
     return np.random.default_rng(0).normal(size=(count, side, side, 3)).astype(np.float32)
 
 
+def square(spec: Spec) -> Any:
+    """Noise, f32[matmul,matmul]: a GPU multiplies ones faster than numbers."""
+    import numpy as np
+
+    return np.random.default_rng(2).normal(size=(spec.matmul, spec.matmul)).astype(np.float32)
+
+
 def objects(side: int, count: int) -> tuple[Any, Any]:
     """(boxes f32[count,BOXES,4], labels i32[count,BOXES] from 1) to train on."""
     import numpy as np

@@ -4,10 +4,10 @@
     python benchmarks/peers.py --on=gpu
     python benchmarks/peers.py --on=cpu --model=mask_rcnn
 
-Every peer runs in a Python environment of its own, which `tools/make_peer_env.sh` builds; one that
-is missing is reported as not run. All are compiled and warm before anything is timed, and then one
-computes at a time, in turn, several rounds of each measure, so that a machine that slows down slows
-all of them. Prints a table; with --record each line of it is also appended to
+Every peer runs in a Python environment of its own, which `tools/maintenance/make_peer_env.sh`
+builds; one that is missing is reported as not run. All are compiled and warm before anything is
+timed, and then one computes at a time, in turn, several rounds of each measure, so that a machine
+that slows down slows all of them. Prints a table; with --record each line of it is also appended to
 benchmarks/logs/peers.jsonl, with Mask R-CNN to peers_masks.jsonl.
 
 Measures, images/s and seconds (median and least of all rounds):
@@ -150,10 +150,13 @@ def specification(on: str) -> dict[str, Any]:
 def start(name: str, python: Path, spec: dict[str, Any]) -> Worker | str:
     """The warm worker of a peer, or one line on why there is none."""
     if not python.exists():
-        return f'no {python}: tools/make_peer_env.sh {name} DIRECTORY, --pythons={name}=PYTHON'
+        return (
+            f'no {python}: tools/maintenance/make_peer_env.sh {name} DIRECTORY, '
+            f'--pythons={name}=PYTHON'
+        )
     environment = {
         **os.environ,
-        'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools"}',
+        'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools/maintenance"}',
         'TF_CPP_MIN_LOG_LEVEL': '3',
     }
     if spec['on'] == 'cpu':

@@ -1,7 +1,7 @@
 """Samples that controllers of the search need, on a made reward whose best graph is known.
 
     python benchmarks/search_controllers.py [--samples=3000] [--seeds=5] [--record]
-    python tools/search_plots.py                          # docs/search_controllers.svg from the log
+    python tools/maintenance/search_plots.py  # docs/search_controllers.svg from the log
 
 The reward is the likeness of a graph to a hidden one, the share of its blocks' levels, kinds and
 parents that agree, plus noise of standard deviation 0.05 that is a function of the graph. Eight

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import coco_evaluation, machine, startup, startup_probe
-from tools import growth_page, tpu_table
+from tools.maintenance import growth_page, tpu_table
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / 'benchmarks/logs'

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import evidence, search_proxy
 from spinenet_jax.models.graph import from_text, load, validate
-from tools import evidence_page
+from tools.maintenance import evidence_page
 
 
 def row(model, seed, ap, task='detection', size='1'):

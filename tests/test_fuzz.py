@@ -1,10 +1,10 @@
-"""Some hundred damaged inputs of each kind; tools/fuzz.py runs thousands."""
+"""Some hundred damaged inputs of each kind; tools/maintenance/fuzz.py runs thousands."""
 
 import time
 
 import pytest
 
-from tools import fuzz
+from tools.maintenance import fuzz
 
 
 @pytest.mark.filterwarnings('ignore::UserWarning:PIL')
@@ -52,4 +52,4 @@ def test_failures_are_noticed(fault, tmp_path, monkeypatch):
         'broken promise': 'a box is not finite',
     }
     assert outcome.result == fuzz.FAILED and words[fault] in outcome.detail
-    assert outcome.command == 'python tools/fuzz.py --kind=coco --count=1 --seed=3'
+    assert outcome.command == 'python tools/maintenance/fuzz.py --kind=coco --count=1 --seed=3'

@@ -38,7 +38,7 @@ def start(*words):
         (('--config=README.md',), ': not a Python file that gives a config'),
         (('--config=docs/spinenet49.png',), 'spinenet49.png:1: not a Python file'),
         (('--config=configs',), '--config=configs: not a file'),
-        (('--config=tools/tpu_table.py',), 'has no function get_config()'),
+        (('--config=tools/maintenance/tpu_table.py',), 'has no function get_config()'),
         (('--config=configs/common.py:small',), 'get_config() takes 0 positional arguments'),
         ((COCO, '--workdir='), '--workdir=: is empty'),
         ((COCO, '--workdir=gs://runs/x'), 'gs:// needs the package gcsfs: pip install gcsfs'),

@@ -1,6 +1,6 @@
 """Notebooks are what their sources make, and what the library does for them works outside, too.
 
-tools/run_notebooks.py runs them; .ci/run calls it.
+tools/maintenance/run_notebooks.py runs them; .ci/run calls it.
 """
 
 import ast
@@ -16,7 +16,7 @@ pytest.importorskip('jupytext')
 
 from spinenet_jax import notebook
 from spinenet_jax.errors import RunError, UserError
-from tools import make_notebooks
+from tools.maintenance import make_notebooks
 
 ROOT, ORDER = make_notebooks.ROOT, make_notebooks.ORDER
 
@@ -31,7 +31,7 @@ def source_of(cell):
 
 
 def test_notebooks_are_made_from_their_sources():
-    assert make_notebooks.stale() == [], 'python tools/make_notebooks.py'
+    assert make_notebooks.stale() == [], 'python tools/maintenance/make_notebooks.py'
     assert {path.stem for path in make_notebooks.FOLDER.glob('*.*')} == set(ORDER)
 
 

@@ -50,7 +50,7 @@ def test_interpreters_are_those_given_or_in_the_folder():
 
 def test_a_missing_environment_is_one_line_that_says_how_to_make_it():
     said = peers.start('kerashub', Path('/nowhere/python'), SPEC)
-    assert 'tools/make_peer_env.sh kerashub' in said and '\n' not in said
+    assert 'tools/maintenance/make_peer_env.sh kerashub' in said and '\n' not in said
 
 
 def test_ratios_and_shares_by_hand():

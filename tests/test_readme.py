@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from tools import check_generated_pages, update_readme_tables
+from tools.maintenance import check_generated_pages, update_readme_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()

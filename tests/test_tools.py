@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# In an environment or a process of their own, started by benchmarks/peers.py and tools/torture.py.
+# In an environment or a process of their own: started by benchmarks/peers.py and torture.py.
 STARTED_BY_OTHERS = ('peer_', 'startup_probe', 'torture_worker')
 SCRIPTS = sorted(
     path
-    for folder in ('.', 'tools', 'benchmarks')
+    for folder in ('.', 'tools', 'tools/maintenance', 'benchmarks')
     for path in (ROOT / folder).glob('*.py')
     if "if __name__ == '__main__':" in path.read_text()
     and not path.name.startswith(STARTED_BY_OTHERS)
@@ -57,15 +57,15 @@ def test_help_prints_help_and_changes_nothing(tmp_path):
 
 def test_help_of_a_page_writer_writes_no_page():
     before = files()
-    done = start(sys.executable, 'tools/tpu_table.py', '--help')
+    done = start(sys.executable, 'tools/maintenance/tpu_table.py', '--help')
     assert done.returncode == 0 and 'docs/tpu.md' in done.stdout
     assert files() == before
 
 
 @pytest.mark.parametrize('name', ['make_oracle_env.sh', 'make_peer_env.sh'])
 def test_help_of_a_shell_script_makes_no_folder(name, tmp_path):
-    done = start('bash', str(ROOT / 'tools' / name), '--help', cwd=tmp_path)
-    assert f'usage: tools/{name}' in done.stderr
+    done = start('bash', str(ROOT / 'tools/maintenance' / name), '--help', cwd=tmp_path)
+    assert f'usage: tools/maintenance/{name}' in done.stderr
     assert os.listdir(tmp_path) == []
 
 
@@ -77,5 +77,7 @@ def test_draw_graph_draws(tmp_path):
 
 
 def test_a_word_that_is_no_flag_is_refused(tmp_path):
-    done = start(sys.executable, str(ROOT / 'tools/tpu_table.py'), '--pgae', cwd=tmp_path)
+    done = start(
+        sys.executable, str(ROOT / 'tools/maintenance/tpu_table.py'), '--pgae', cwd=tmp_path
+    )
     assert done.returncode == 2 and 'Traceback' not in done.stderr

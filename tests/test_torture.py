@@ -1,4 +1,4 @@
-"""What tools/torture.py and tools/flatness.py judge by; the runs themselves are in .ci/run."""
+"""What torture.py and flatness.py of tools/maintenance judge by; the runs are in .ci/run."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import flatness, torture
+from tools.maintenance import flatness, torture
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,7 +32,7 @@ def test_how_a_run_may_end(status, out, errors, problem):
 def test_a_trial_names_the_command_that_repeats_it():
     assert torture.Trial('kill', 3, 1, 0, '', []).command.endswith('torture.py --repeat=kill:3')
     fuzzed = torture.Trial('tf', 200, 0, 200, '', []).command
-    assert fuzzed == 'python tools/fuzz.py --kind=tf --count=200 --seed=200'
+    assert fuzzed == 'python tools/maintenance/fuzz.py --kind=tf --count=200 --seed=200'
 
 
 def test_time_is_shared_out_as_said():

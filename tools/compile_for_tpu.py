@@ -4,8 +4,8 @@ python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3
 python tools/compile_for_tpu.py --config=configs/retinanet.py:49-B --topology=v3:8x8x1 --eval
 
 Takes minutes and a few GiB for a full model. Needs pip install "jax[tpu]", no TPU. With --record, a
-line is added to the log that docs/tpu.md is made from (tools/tpu_table.py). Exit status 1: does not
-fit.
+line is added to the log that docs/tpu.md is made from (tools/maintenance/tpu_table.py). Exit status
+1: does not fit.
 """
 
 import collections

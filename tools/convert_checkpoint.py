@@ -16,7 +16,7 @@ eval.decode=tf1, with which published numbers were measured.
     python tools/convert_checkpoint.py --to=tf2 --source=runs/49 --workdir=out/49-tf2
 
 writes a TF2 checkpoint for the Model Garden's RetinaNet or Mask R-CNN; this needs the environment
-that tools/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
+that tools/maintenance/make_oracle_env.sh builds, named by SPINENET_ORACLE_PYTHON.
 """
 
 from __future__ import annotations
@@ -176,10 +176,10 @@ def _run_oracle(*arguments: str) -> None:
     python = os.environ.get(ORACLE, '')
     if not python:
         raise UserError(
-            f'{ORACLE} is not set: run tools/make_oracle_env.sh DIRECTORY and set it to '
-            'DIRECTORY/bin/python'
+            f'{ORACLE} is not set: run tools/maintenance/make_oracle_env.sh DIRECTORY '
+            'and set it to DIRECTORY/bin/python'
         )
-    command = [python, str(ROOT / 'tools' / 'oracle_export.py'), *arguments]
+    command = [python, str(ROOT / 'tools' / 'maintenance' / 'oracle_export.py'), *arguments]
     environment = {**os.environ, 'TF_USE_LEGACY_KERAS': '1'}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment)

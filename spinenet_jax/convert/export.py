@@ -1,7 +1,7 @@
 """Reads a run's weights for a TF2 checkpoint that the Model Garden's detectors load.
 
 TensorFlow itself writes the file, in an environment of its own, where tools/convert_checkpoint.py
-starts tools/oracle_export.py.
+starts tools/maintenance/oracle_export.py.
 """
 
 import os

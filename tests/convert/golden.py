@@ -17,7 +17,7 @@ from spinenet_jax import settings
 from spinenet_jax.data.batch import Rows
 from spinenet_jax.data.pipeline import Augmentation, WholeImage
 from spinenet_jax.models.build import build_model
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'goldens'
 LEVELS = range(3, 8)

@@ -23,7 +23,7 @@ from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import SCALING
 from spinenet_jax.training.checkpoint import load_model
 from tests.convert import bundles, golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NARROW = cases.model(activation='swish')

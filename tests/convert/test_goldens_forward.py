@@ -1,12 +1,12 @@
 """Features and head outputs equal the TF2 Model Garden's.
 
-The goldens are `backbone`, `mobile` and `resnet` of tools/make_goldens.py.
+The goldens are `backbone`, `mobile` and `resnet` of tools/maintenance/make_goldens.py.
 """
 
 import pytest
 
 from tests.convert import golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 TOLERANCE = 1e-5
 

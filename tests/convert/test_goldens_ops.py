@@ -10,7 +10,7 @@ from spinenet_jax.ops.anchors import pyramid_anchors
 from spinenet_jax.ops.nms import Rules
 from spinenet_jax.tasks.detection import DetectionTask
 from tests.convert import golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 RULES = Rules(first_class=1)
 ROWS = golden.rows(cases.MATCHING_SIZE)

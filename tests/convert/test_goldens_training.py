@@ -15,7 +15,7 @@ from spinenet_jax.training.optim import decay_mask, make_optimizer
 from spinenet_jax.training.state import TrainState
 from spinenet_jax.training.step import make_train_step
 from tests.convert import golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 pytestmark = pytest.mark.slow  # compiling a whole training step takes a minute or two
 

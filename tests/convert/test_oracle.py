@@ -1,7 +1,8 @@
 """Compares fresh weights at full width with the Model Garden itself: goldens cannot go stale.
 
-Needs the environment of tools/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its python, else it
-is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default ~/.cache/spinenet_jax/oracle.
+Needs the environment of tools/maintenance/make_oracle_env.sh: SPINENET_ORACLE_PYTHON names its
+python, else it is built (about 2 GB) in SPINENET_ORACLE_CACHE, by default
+~/.cache/spinenet_jax/oracle.
 """
 
 import json
@@ -32,12 +33,12 @@ from spinenet_jax.tasks.detection import DetectionTask
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from spinenet_jax.training.checkpoint import load_model
 from tests.convert import golden, suppression
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 pytestmark = pytest.mark.tf
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-5
-MASKS = 1e-4  # of a probability
+MASKS = 1e-3  # of a probability: the boxes they are cropped to differ by up to 1e-2 pixels
 CACHE = '~/.cache/spinenet_jax/oracle'
 
 
@@ -47,7 +48,7 @@ def oracle():
     if named := os.environ.get('SPINENET_ORACLE_PYTHON'):
         return named
     folder = pathlib.Path(os.environ.get('SPINENET_ORACLE_CACHE', CACHE)).expanduser()
-    subprocess.run([ROOT / 'tools' / 'make_oracle_env.sh', folder], check=True)
+    subprocess.run([ROOT / 'tools' / 'maintenance' / 'make_oracle_env.sh', folder], check=True)
     return str(folder / 'bin' / 'python')
 
 
@@ -60,8 +61,15 @@ def run(*command, **environment):
     return done.stdout
 
 
+def fresh_seed():
+    """A new seed at every run, or SPINENET_ORACLE_SEED to look into one that failed."""
+    seed = int(os.environ.get('SPINENET_ORACLE_SEED', int.from_bytes(os.urandom(3), 'little')))
+    print(f'seed {seed}')
+    return seed
+
+
 def detections(module, variables, images, model):
-    """Our 100 detections of normalised images, and our maps."""
+    """The task, our maps of normalised images, and our 100 detections."""
     task = DetectionTask(
         golden.rows(images.shape[1:3]),
         model['num_classes'],
@@ -74,7 +82,7 @@ def detections(module, variables, images, model):
         [maps[f'{kind}{level}'] for level in golden.LEVELS] for kind in ('logits', 'codes')
     )
     found = jax.jit(lambda outputs: task.predictions(outputs, {}))(outputs)
-    return maps, {key: np.asarray(value) for key, value in found.items()}
+    return task, maps, {key: np.asarray(value) for key, value in found.items()}
 
 
 def rows(boxes, scores, classes):
@@ -82,41 +90,35 @@ def rows(boxes, scores, classes):
     return np.concatenate([np.stack([classes, scores], 1), boxes], axis=1).astype(np.float64)
 
 
-def unexplained(mine, others):
-    """Rows of `mine` that `others` lack, but for those a rounding at the IoU threshold explains.
-
-    Whether a box that overlaps a better one of its class by 0.5 stays is decided by the last bits.
-    Such a box moves the others down by a row, so that the last ones fall out of the hundred.
-    """
-    left = []
-    for index, row in enumerate(mine):
-        alike = (others[:, 0] == row[0]) & (np.abs(others[:, 1] - row[1]) <= 1e-5)
-        alike &= np.abs(others[:, 2:] - row[2:]).max(axis=1) < 0.05  # pixels
-        better = mine[:index][mine[:index, 0] == row[0]]
-        overlaps = np.asarray(box_ops.iou(row[None, 2:], better[:, 2:])) if len(better) else 0.0
-        at_threshold = np.any(np.abs(overlaps - 0.5) < 1e-3)
-        fell_out = row[1] <= others[-1, 1] + 1e-5
-        if not (alike.any() or at_threshold or fell_out):
-            left.append(index)
-    return left
-
-
-def check_detections(ours, theirs):
-    """The same detections, at most three of them decided by rounding at the IoU threshold."""
-    count = int(theirs['num_detections'][0])
-    assert int(ours['valid'][0].sum()) == count > 50
-    mine = rows(*(ours[key][0, :count] for key in ('boxes', 'scores', 'classes')))
-    # The Garden marks what it suppressed by zeros, and so loses a box clipped to the upper left
-    # corner's point (docs/differences.md).
-    mine = mine[mine[:, 2:].any(axis=1)]
-    names = ('detection_boxes', 'detection_scores', 'detection_classes')
-    others = rows(*(theirs[name][0, :count] for name in names))
-    assert unexplained(mine, others) == unexplained(others, mine) == []
-    common_rows = sum(
-        bool(np.any((np.abs(others - row) < (0.5, 1e-5, *[0.05] * 4)).all(axis=1))) for row in mine
+def check_detections(task, model, theirs, ours):
+    """Theirs and ours are what suppression leaves of the scores above the threshold."""
+    rules = task.rules
+    names = ('logits', 'codes')
+    logits, codes = (
+        np.concatenate([theirs[f'{x}{n}'].reshape(-1, k) for n in golden.LEVELS])
+        for x, k in zip(names, (model['num_classes'], 4), strict=True)
     )
-    print(f'{common_rows} of {count} detections are the same')
-    assert common_rows >= count - 3
+    logits = logits[:, 1:]  # the background's column
+    counts = [int(ours['valid'].sum()), int(theirs['num_detections'][0])]
+    assert min(counts) > 50
+    found, limits = [], []
+    for given, prefix, count in zip((ours, theirs), ('', 'detection_'), counts, strict=True):
+        found.append([given[prefix + x][0, :count] for x in ('boxes', 'scores', 'classes')])
+        limits.append(found[-1][1][-1] if count == rules.detections else rules.score)
+    scores = np.array(jax.nn.sigmoid(logits))
+    anchors, classes = np.nonzero(scores > min(limits) - suppression.SCORE)
+    assert np.bincount(classes).max() <= rules.candidates
+    boxes = box_ops.decode(codes[anchors], np.asarray(task.anchors)[anchors])
+    candidates = suppression.Candidates(
+        boxes=np.asarray(box_ops.clip(boxes, task.image_size)),
+        scores=scores[anchors, classes],
+        groups=classes + 1,
+        optional=np.zeros(len(anchors), bool),
+    )
+    for (boxes, scores, classes), limit in zip(found, limits, strict=True):
+        above = candidates.above(limit)
+        places = suppression.check(boxes, scores, above, rules.iou)
+        np.testing.assert_array_equal(classes, above.groups[places])
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,8 @@ def check_detections(ours, theirs):
 )
 def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name, side, tmp_path):
     """Random weights saved by the Garden, converted by the script: features, logits, detections."""
-    seed = int.from_bytes(os.urandom(3), 'little')
-    print(f'seed {seed}')
-    run(oracle, 'tools/oracle_forward.py', name, str(side), str(seed), str(tmp_path))
+    seed = fresh_seed()
+    run(oracle, 'tools/maintenance/oracle_forward.py', name, str(side), str(seed), str(tmp_path))
     convert = str(ROOT / 'tools' / 'convert_checkpoint.py')
     print(run(sys.executable, convert, f'--source={tmp_path}/saved', f'--workdir={tmp_path}/run'))
     variables, _ = load_model(tmp_path / 'run')
@@ -139,9 +140,9 @@ def test_a_tf2_checkpoint_converted_gives_the_model_gardens_outputs(oracle, name
     with np.load(tmp_path / 'outputs.npz') as stored:
         theirs = dict(stored)
     images = cases.normalised(cases.images('full', 1, (side, side), seed))
-    maps, found = detections(module, variables, images, model)
+    task, maps, found = detections(module, variables, images, model)
     golden.check(maps, {key: theirs[key] for key in maps}, TOLERANCE)
-    check_detections(found, theirs)
+    check_detections(task, model, theirs, found)
 
 
 def check_proposals(task, scores, codes, theirs, ours):
@@ -193,8 +194,8 @@ def check_instances(task, logits, codes, proposals, theirs, ours):
         *[suppression.PIXELS] * 4,
     )
     others, mine = np.nonzero(apart.max(-1) < 1)
-    print(f'{len(mine)} of {rules.detections} detections are the same')
-    assert len(mine) > 0.9 * rules.detections
+    print(f'{len(set(mine))} of {rules.detections} detections are the same')
+    assert len(set(mine)) > 0.5 * rules.detections  # most, or there would be few masks to compare
     masks = ours['masks'][0, mine]
     np.testing.assert_allclose(masks, theirs['masks'][0, others], rtol=0, atol=MASKS)
     pasted = np.unpackbits(theirs['pasted'][others], axis=-1).astype(bool)
@@ -212,9 +213,8 @@ def test_a_tf2_mask_rcnn_converted_gives_the_model_gardens_outputs(oracle, tmp_p
     A stage gets what the Garden's stage before it gave, so that what rounding decides in one does
     not change what is compared in the next.
     """
-    seed, side = int.from_bytes(os.urandom(3), 'little'), 512
-    print(f'seed {seed}')
-    run(oracle, 'tools/oracle_masks.py', str(side), str(seed), str(tmp_path))
+    seed, side = fresh_seed(), 512
+    run(oracle, 'tools/maintenance/oracle_masks.py', str(side), str(seed), str(tmp_path))
     convert = str(ROOT / 'tools' / 'convert_checkpoint.py')
     flags = (f'--source={tmp_path}/saved', f'--workdir={tmp_path}/run', '--activation=swish')
     print(run(sys.executable, convert, *flags))
@@ -270,7 +270,14 @@ def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
     print(run(sys.executable, script, *flags, SPINENET_ORACLE_PYTHON=oracle))
 
     (tmp_path / 'model.json').write_text(json.dumps({**model, 'image_size': size}))
-    run(oracle, 'tools/oracle_forward.py', str(tmp_path / 'model.json'), '0', '0', str(tmp_path))
+    run(
+        oracle,
+        'tools/maintenance/oracle_forward.py',
+        str(tmp_path / 'model.json'),
+        '0',
+        '0',
+        str(tmp_path),
+    )
     with np.load(tmp_path / 'outputs.npz') as stored:
         theirs = dict(stored)
     images = cases.normalised(cases.images('full', 1, size))
@@ -308,7 +315,7 @@ def test_our_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_pa
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
     """The cheap stages, made again."""
     stages = ('anchors', 'matching', 'losses', 'detection', 'decoding', 'preprocessing')
-    run(oracle, 'tools/make_goldens.py', f'--output={tmp_path}', *stages)
+    run(oracle, 'tools/maintenance/make_goldens.py', f'--output={tmp_path}', *stages)
     for stage in stages:
         with np.load(tmp_path / f'{stage}.npz') as made:
             stored = golden.load(stage)

@@ -1,7 +1,7 @@
 """A checkpoint in the layout of the Garden's beta, converted, gives TensorFlow's outputs.
 
 That is the layout of the checkpoints which the Model Garden's README offers. The golden, made by
-tools/make_goldens.py, is a checkpoint as TensorFlow writes it.
+tools/maintenance/make_goldens.py, is a checkpoint as TensorFlow writes it.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from spinenet_jax.convert.tensor_bundle import Bundle
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from tests.convert import golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 TOLERANCE = 1e-5
 

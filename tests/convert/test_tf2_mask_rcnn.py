@@ -18,7 +18,7 @@ from spinenet_jax.ops.sampling import AnchorSample, Regions, region_codes, sampl
 from spinenet_jax.tasks.instance_segmentation import InstanceSegmentationTask
 from spinenet_jax.training.initialisation import compile_quickly
 from tests.convert import golden
-from tools import oracle_cases as cases
+from tools.maintenance import oracle_cases as cases
 
 MODELS = ('mask_rcnn', 'cascade')
 WEIGHT_DECAY = cases.TRAINING_SGD['weight_decay']

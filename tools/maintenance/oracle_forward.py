@@ -1,6 +1,6 @@
 """Runs the Model Garden on one image, for tests/convert/test_oracle.py.
 
-    ORACLE tools/oracle_forward.py NAME SIDE SEED FOLDER
+    ORACLE tools/maintenance/oracle_forward.py NAME SIDE SEED FOLDER
 
 NAME is a published model (`oracle_cases.FULL`): gets random weights of SEED, which are saved as a
 checkpoint in FOLDER/saved. Or it is a JSON file of a model with 'image_size', whose checkpoint
@@ -15,7 +15,7 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import oracle_cases as cases

@@ -1,6 +1,6 @@
 """Makes docs/evidence.md from benchmarks/logs/evidence.jsonl, the log of benchmarks/evidence.py.
 
-    python tools/evidence_page.py
+    python tools/maintenance/evidence_page.py
 
 Every figure and every verdict is computed from the log. An order of the paper `holds` where the
 worst seed of what should be better is above the best seed of the other; it is `reversed` where all
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.evidence import GROUPS, SEEDS, TOLERANCE, Model, read  # noqa: E402
@@ -243,8 +243,8 @@ def page(rows: list[Row]) -> str:
         "# The paper's comparisons, small",
         '',
         _filled(
-            'Written by `tools/evidence_page.py` from `benchmarks/logs/evidence.jsonl`, which '
-            '`benchmarks/evidence.py` fills; do not edit.'
+            'Written by `tools/maintenance/evidence_page.py` from '
+            '`benchmarks/logs/evidence.jsonl`, which `benchmarks/evidence.py` fills; do not edit.'
         ),
         '',
         _filled(

@@ -1,7 +1,7 @@
 """Kills runs, breaks their disk, damages their files and feeds them bad input, and counts losses.
 
-    python tools/torture.py --minutes=20 --seed=0 --log=torture.jsonl
-    python tools/torture.py --repeat=kill:17
+    python tools/maintenance/torture.py --minutes=20 --seed=0 --log=torture.jsonl
+    python tools/maintenance/torture.py --repeat=kill:17
 
 Every run is of the tiny model of the tests, on the real loop with real files. What is done to it:
 
@@ -14,7 +14,7 @@ Every run is of the tiny model of the tests, on the real loop with real files. W
   is sound, and whatever reads checkpoints must give what was written or refuse.
 - pair: one of two processes is killed or stopped; the other must end in time with one last line,
   and both then finish as if nothing had happened.
-- coco, image, settings, tf: bad input, from tools/fuzz.py.
+- coco, image, settings, tf: bad input, from tools/maintenance/fuzz.py.
 
 Prints counts, and the command that repeats each failure. Exit status 1: there were failures.
 """
@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / 'tests/training/tiny_run.py'
 # Shares of the time. A kill costs seconds, bad input milliseconds.
 SHARES = {
@@ -80,9 +80,10 @@ class Trial(NamedTuple):
         """What repeats the trial; a moment in time is only repeated as well as a clock does."""
         if self.group in FUZZED:
             return (
-                f'python tools/fuzz.py --kind={self.group} --count={self.cases} --seed={self.seed}'
+                f'python tools/maintenance/fuzz.py --kind={self.group} --count={self.cases} '
+                f'--seed={self.seed}'
             )
-        return f'python tools/torture.py --repeat={self.group}:{self.seed}'
+        return f'python tools/maintenance/torture.py --repeat={self.group}:{self.seed}'
 
 
 def build_faults(folder: Path) -> Path | None:
@@ -92,7 +93,9 @@ def build_faults(folder: Path) -> Path | None:
     if compiler is None or sys.platform != 'linux':
         return None
     command = [compiler, '-shared', '-fPIC', '-O2', '-o', str(library)]
-    subprocess.run([*command, str(ROOT / 'tools/faults.c'), '-ldl', '-lpthread'], check=True)
+    subprocess.run(
+        [*command, str(ROOT / 'tools/maintenance/faults.c'), '-ldl', '-lpthread'], check=True
+    )
     return library
 
 
@@ -362,7 +365,7 @@ class Worker:
         if self._left == 0:
             self.close()
             self._process = subprocess.Popen(
-                [sys.executable, str(ROOT / 'tools/torture_worker.py')],
+                [sys.executable, str(ROOT / 'tools/maintenance/torture_worker.py')],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -393,7 +396,7 @@ class Worker:
 def fuzz(kind: str, seed: int) -> Trial:
     """A batch of bad input; seeds of batches do not overlap."""
     first = seed * FUZZ_BATCH
-    command = [sys.executable, str(ROOT / 'tools/fuzz.py'), f'--kind={kind}']
+    command = [sys.executable, str(ROOT / 'tools/maintenance/fuzz.py'), f'--kind={kind}']
     try:
         done = subprocess.run(
             [*command, f'--count={FUZZ_BATCH}', f'--seed={first}'],

@@ -1,6 +1,6 @@
-"""Makes docs/reliability.md from the logs of tools/torture.py and tools/flatness.py.
+"""Makes docs/reliability.md from the logs of torture.py and flatness.py.
 
-python tools/reliability_page.py
+python tools/maintenance/reliability_page.py
 """
 
 import argparse
@@ -8,7 +8,7 @@ import collections
 import json
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LOG = ROOT / 'benchmarks/logs/torture.jsonl'
 FLATNESS = ROOT / 'benchmarks/logs/flatness.jsonl'
 PAGE = ROOT / 'docs/reliability.md'
@@ -25,9 +25,9 @@ GROUPS = {
 }
 HEAD = """# What happens on a bad day
 
-Made by `python tools/reliability_page.py` from `benchmarks/logs/torture.jsonl`, the log of
-`python tools/torture.py`, which says in its head what each kind of trial does. Every failure is
-printed there with the command that repeats it.
+Made by `python tools/maintenance/reliability_page.py` from `benchmarks/logs/torture.jsonl`, the log
+of `python tools/maintenance/torture.py`, which says in its head what each kind of trial does. Every
+failure is printed there with the command that repeats it.
 
 """
 TABLE = """| what was done | trials | kills | bad inputs | lost | tracebacks | hangs | other |
@@ -40,8 +40,8 @@ def page(trials: list[dict], held: list[dict]) -> str:
     """The page as text.
 
     Args:
-      trials: of tools/torture.py.
-      held: what a long run of tools/flatness.py held at each of its evaluations.
+      trials: of tools/maintenance/torture.py.
+      held: what a long run of tools/maintenance/flatness.py held at each of its evaluations.
     """
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for trial in trials:
@@ -79,9 +79,9 @@ def _flatness(held: list[dict]) -> str:
         return f'{min(values):.0f} to {max(values):.0f}'
 
     return (
-        f'\n## What a long run holds\n\n`python tools/flatness.py`: {held[-1]["step"]:,} steps '
-        f'of the tiny model of the tests with {len(held)} evaluations and twice as many '
-        f'checkpoints. From step {settled[0]["step"]:,} on the process held '
+        f'\n## What a long run holds\n\n`python tools/maintenance/flatness.py`: '
+        f'{held[-1]["step"]:,} steps of the tiny model of the tests with {len(held)} evaluations '
+        f'and twice as many checkpoints. From step {settled[0]["step"]:,} on the process held '
         f'{span("megabytes")} MB, {span("files")} open files and {span("threads")} threads.\n'
     )
 

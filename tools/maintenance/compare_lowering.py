@@ -1,6 +1,6 @@
 """Compares the programs that two checkouts hand to the compiler, as StableHLO text.
 
-python tools/compare_lowering.py --before=../other_checkout --out=/somewhere
+python tools/maintenance/compare_lowering.py --before=../other_checkout --out=/somewhere
 
 A change of structure must not change what is computed. For every case below, the training forward
 and its gradient (or the forward pass of inference) is lowered, not compiled, in both checkouts, and
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 POLICIES = ('plain', 'cpu', 'tpu_v3', 'tpu')
 NARROW = {
     'width': 0.125,

@@ -1,6 +1,6 @@
 """Trains the tiny model for thousands of steps and evaluations, and watches what the process holds.
 
-    python tools/flatness.py --steps=10000 --evaluations=50 --log=flatness.jsonl
+    python tools/maintenance/flatness.py --steps=10000 --evaluations=50 --log=flatness.jsonl
 
 Memory, open files and threads are read at every evaluation. After the first quarter, in which
 caches fill, files and threads must stay as they are, and memory may grow by --megabytes at most.
@@ -17,8 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tests/training'))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tests/training'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import psutil
 from tiny import TinyModel, accuracy, tiny_config, tiny_experiment

@@ -1,6 +1,6 @@
 """Makes docs/search_controllers.svg from benchmarks/logs/search_controllers.jsonl.
 
-python tools/search_plots.py
+python tools/maintenance/search_plots.py
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 LOG = ROOT / 'benchmarks/logs/search_controllers.jsonl'

@@ -8,7 +8,10 @@ import os
 import sys
 
 if importlib.util.find_spec('tensorflow') is None:
-    sys.exit('error: no TensorFlow here: run with the python that tools/make_oracle_env.sh builds')
+    sys.exit(
+        'error: no TensorFlow here: '
+        'run with the python that tools/maintenance/make_oracle_env.sh builds'
+    )
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 

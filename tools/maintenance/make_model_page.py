@@ -1,6 +1,6 @@
 """Writes docs/models.md: every published model, its size, its score and how to get its weights.
 
-    python tools/make_model_page.py [--check]
+    python tools/maintenance/make_model_page.py [--check]
 
 Sizes are traced from our models; published scores and the places of the checkpoints are those of
 the TF1 repository's own model zoo (models/official/detection/MODEL_ZOO.md in tensorflow/tpu) and of
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / 'docs/models.md'
@@ -115,7 +115,7 @@ TABLES = (
 )
 HOW_TO_READ = """# Models
 
-<!-- made by tools/make_model_page.py -->
+<!-- made by tools/maintenance/make_model_page.py -->
 
 How to read this page. *Published* is what the TF1 model zoo reports, in the table of TF2 what the
 Model Garden's README does: COCO AP on val2017, or ImageNet top-1 / top-5, in percent. *Ours* is

@@ -1,7 +1,7 @@
 """Writes what the TF2 Model Garden computes, for tests that compare ours without TensorFlow.
 
-    tools/make_oracle_env.sh ORACLE
-    ORACLE/bin/python tools/make_goldens.py [--output=tests/goldens] [STAGE ...]
+    tools/maintenance/make_oracle_env.sh ORACLE
+    ORACLE/bin/python tools/maintenance/make_goldens.py [--output=tests/goldens] [STAGE ...]
 
 One .npz a stage. Inputs and weights are not stored: `oracle_cases.py` makes them on both sides.
 tf2_beta alone holds a whole checkpoint, as bytes.
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from unittest import mock
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import oracle_cases as cases
@@ -333,7 +333,7 @@ STAGES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = pathlib.Path(__file__).resolve().parents[1] / 'tests' / 'goldens'
+    default = pathlib.Path(__file__).resolve().parents[2] / 'tests' / 'goldens'
     parser.add_argument('--output', type=pathlib.Path, default=default)
     names = [stage.__name__ for stage in STAGES]
     parser.add_argument('stages', nargs='*', metavar='STAGE', help=f'of {", ".join(names)}')

@@ -1,6 +1,6 @@
 """Fills the generated parts of README.md and pages of docs/ from logs and from the models.
 
-    python tools/update_readme_tables.py
+    python tools/maintenance/update_readme_tables.py
 
 A generated part stands between two comments, the first of which says where it comes from:
 
@@ -9,7 +9,7 @@ A generated part stands between two comments, the first of which says where it c
     <!-- begin text benchmarks/logs/x.txt -->               a log as it is
     <!-- end -->
 
-A log that does not exist reads "not run". tools/check_generated_pages.py only compares.
+A log that does not exist reads "not run". tools/maintenance/check_generated_pages.py only compares.
 """
 
 import json
@@ -17,11 +17,11 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spinenet_jax import launch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     'README.md',
     'docs/benchmarks.md',

@@ -1,6 +1,6 @@
 """Runs the Model Garden's Mask R-CNN on one image, for tests/convert/test_oracle.py.
 
-    ORACLE tools/oracle_masks.py SIDE SEED FOLDER
+    ORACLE tools/maintenance/oracle_masks.py SIDE SEED FOLDER
 
 The published SpineNet-49 gets random weights of SEED, which are saved as a checkpoint in
 FOLDER/saved. FOLDER/outputs.npz gets what every stage computes, the 100 detections, and their masks
@@ -12,7 +12,7 @@ import functools
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import oracle_cases as cases

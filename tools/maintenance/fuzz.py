@@ -1,6 +1,6 @@
 """Feeds damaged annotations, images, settings and TensorFlow checkpoints to what reads them.
 
-    python tools/fuzz.py --kind=coco --count=2000 --seed=0
+    python tools/maintenance/fuzz.py --kind=coco --count=2000 --seed=0
 
 A case is a function of its kind and seed. It must be used or be refused in one line; a traceback,
 a hang, or a result that breaks a promise is a failure, printed with the command that repeats it.
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'tests/convert'))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'tests/convert'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import bundles
 import numpy as np
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     @property
     def command(self) -> str:
         """What repeats the case."""
-        return f'python tools/fuzz.py --kind={self.kind} --count=1 --seed={self.seed}'
+        return f'python tools/maintenance/fuzz.py --kind={self.kind} --count=1 --seed={self.seed}'
 
 
 def run_case(kind: str, seed: int, folder: Path) -> Outcome:

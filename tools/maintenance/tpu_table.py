@@ -1,6 +1,6 @@
 """Writes docs/tpu.md from the log of tools/compile_for_tpu.py: what fits which TPU, and how fast.
 
-python tools/tpu_table.py
+python tools/maintenance/tpu_table.py
 """
 
 import argparse
@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOG, PAGE = ROOT / 'benchmarks/logs/tpu_compile.jsonl', ROOT / 'docs/tpu.md'
 GIB = 2**30
 HEAD = """# What the TPU compiler says
 
-Written by `tools/tpu_table.py` from `benchmarks/logs/tpu_compile.jsonl`; do not edit. No TPU was
-used: `tools/compile_for_tpu.py` compiles the very step that `train.py` or `eval.py` runs, for the
-topology in the table, with the compiler that runs on a TPU VM ({versions}).
+Written by `tools/maintenance/tpu_table.py` from `benchmarks/logs/tpu_compile.jsonl`; do not edit.
+No TPU was used: `tools/compile_for_tpu.py` compiles the very step that `train.py` or `eval.py`
+runs, for the topology in the table, with the compiler that runs on a TPU VM ({versions}).
 
 - **memory**: the peak of one core (of one chip from v4 on): state, batch, temporaries, program.
 - **state**: parameters, momentum and batch-norm statistics, of that memory.

@@ -1,6 +1,6 @@
 """Writes weights of ours as a checkpoint of the Model Garden's detectors (object-based TF2).
 
-    SPINENET_ORACLE_PYTHON tools/oracle_export.py WEIGHTS.npz MODEL.json PREFIX
+    SPINENET_ORACLE_PYTHON tools/maintenance/oracle_export.py WEIGHTS.npz MODEL.json PREFIX
 
 Called by tools/convert_checkpoint.py --to=tf2, in the oracle's environment. WEIGHTS.npz holds
 {our path: array}; MODEL.json the `model` part of the config, 'image_size' and 'task'.
@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import numpy as np
 

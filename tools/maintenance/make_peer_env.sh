@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the environment in which benchmarks/peers.py runs one of the projects it compares with.
 #
-#   tools/make_peer_env.sh garden|kerashub|torchvision [DIRECTORY]
+#   tools/maintenance/make_peer_env.sh garden|kerashub|torchvision [DIRECTORY]
 #
 # Without DIRECTORY it goes where peers.py looks. A finished environment is left as it is.
 set -euo pipefail
@@ -13,7 +13,7 @@ case $peer in
   kerashub) packages=(keras==3.15.* keras-hub==0.32.* jax==0.10.2) ;;
   torchvision) packages=(torch torchvision pycocotools) ;;
   *)
-    echo "usage: tools/make_peer_env.sh garden|kerashub|torchvision [DIRECTORY]" >&2
+    echo "usage: tools/maintenance/make_peer_env.sh garden|kerashub|torchvision [DIRECTORY]" >&2
     exit 2
     ;;
 esac

@@ -1,8 +1,8 @@
 """Runs the notebooks from top to bottom, each in a kernel of its own, at small settings.
 
-    python tools/run_notebooks.py                     # all, in order; they share runs/
-    python tools/run_notebooks.py --only=quickstart
-    python tools/run_notebooks.py --folder=notebooks_ran   # keeps what they leave
+    python tools/maintenance/run_notebooks.py                     # all, in order; they share runs/
+    python tools/maintenance/run_notebooks.py --only=quickstart
+    python tools/maintenance/run_notebooks.py --folder=notebooks_ran   # keeps what they leave
 
 Cells tagged `install` are left out; after the cell tagged `parameters`, `small = True` is set. A
 shell command that fails is an error, which it is not where one sits before the notebook. The kernel
@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tools.make_notebooks import FOLDER, ORDER  # noqa: E402
+from tools.maintenance.make_notebooks import FOLDER, ORDER  # noqa: E402
 
 LINKED = (
     'configs',

@@ -1,6 +1,6 @@
 """Makes docs/growth.md and docs/growth.svg from benchmarks/logs/growth.jsonl.
 
-    python tools/growth_page.py
+    python tools/maintenance/growth_page.py
 
 A straight line is fitted through the logarithms of the points of each part of
 benchmarks/growth.py; its slope is the power of x that time grows with.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOG = ROOT / 'benchmarks/logs/growth.jsonl'
 PAGE, PLOT = ROOT / 'docs/growth.md', ROOT / 'docs/growth.svg'
 STEEP = 1.1  # a slope above it is more than proportional
@@ -97,7 +97,7 @@ def page(lines: list[str]) -> str:
     text = [
         '# How cost grows',
         '',
-        'Written by `tools/growth_page.py` from `benchmarks/logs/growth.jsonl`, which',
+        'Written by `tools/maintenance/growth_page.py` from `benchmarks/logs/growth.jsonl`, which',
         f'`benchmarks/growth.py` fills; do not edit. Measured on {where}.',
         'The training step is that of SpineNet-49 at a quarter of its width, float32;',
         'post-processing sees one image with as many candidates as a busy photograph. Slope 1',

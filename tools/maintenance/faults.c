@@ -1,7 +1,7 @@
 /* Makes file operations below one folder fail, or kills the process at one of them.
  *
- * Built as a shared library and put in front of libc with LD_PRELOAD by tools/torture.py, so that
- * every writer is met: Python, and the C++ of the libraries that write checkpoints.
+ * Built as a shared library and put in front of libc with LD_PRELOAD by tools/maintenance/torture.py, so
+ * that every writer is met: Python, and the C++ of the libraries that write checkpoints.
  *
  *   FAULT_PREFIX  the folder; operations elsewhere are left alone and not counted
  *   FAULT_KIND    count    nothing fails

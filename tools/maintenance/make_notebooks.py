@@ -1,7 +1,7 @@
 """Makes notebooks/*.ipynb from the Python files beside them (jupytext's percent format).
 
-    python tools/make_notebooks.py            # after a change of notebooks/*.py
-    python tools/make_notebooks.py --check    # prints those that are out of date; exit status 1
+    python tools/maintenance/make_notebooks.py            # after a change
+    python tools/maintenance/make_notebooks.py --check    # prints the stale ones; exit status 1
 
 What all of them begin with is written here once: the badge, the cell that installs, the cell that
 shows the devices. REPOSITORY is where Colab finds them; change it in a fork.
@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'notebooks'
 ORDER = ('quickstart', 'own_data', 'weights_and_classification', 'search')
 REPOSITORY = 'OWNER/spinenet-jax'  # on GitHub; the address is not settled yet
@@ -84,7 +84,7 @@ def main() -> int:
     parser.add_argument('--check', action='store_true', help='write nothing')
     if parser.parse_args().check:
         for name in (names := stale()):
-            print(f'{name} is out of date: python tools/make_notebooks.py')
+            print(f'{name} is out of date: python tools/maintenance/make_notebooks.py')
         return int(bool(names))
     for name in ORDER:
         path = FOLDER / f'{name}.py'

@@ -1,6 +1,6 @@
 """Checks that README.md and the generated pages of docs/ are what their logs and models make them.
 
-python tools/check_generated_pages.py
+python tools/maintenance/check_generated_pages.py
 
 Writes nothing. Prints each page that is out of date with the command that writes it, and then exits
 with status 1. A part of .ci/run rather than of the tests: a measurement that someone records in a
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tools import (  # noqa: E402
+from tools.maintenance import (  # noqa: E402
     evidence_page,
     growth_page,
     make_model_page,
@@ -45,7 +45,7 @@ def _filled(name: str) -> Page:
     path = ROOT / name
     return Page(
         path,
-        'tools/update_readme_tables.py',
+        'tools/maintenance/update_readme_tables.py',
         lambda: update_readme_tables.fill(path.read_text(), ROOT),
     )
 
@@ -69,11 +69,11 @@ def _tpu() -> str:
 
 PAGES = (
     *map(_filled, update_readme_tables.PAGES),
-    Page(growth_page.PAGE, 'tools/growth_page.py', _growth),
-    Page(evidence_page.PAGE, 'tools/evidence_page.py', _evidence),
-    Page(reliability_page.PAGE, 'tools/reliability_page.py', _reliability),
-    Page(tpu_table.PAGE, 'tools/tpu_table.py', _tpu),
-    Page(make_model_page.PAGE, 'tools/make_model_page.py', make_model_page.page),
+    Page(growth_page.PAGE, 'tools/maintenance/growth_page.py', _growth),
+    Page(evidence_page.PAGE, 'tools/maintenance/evidence_page.py', _evidence),
+    Page(reliability_page.PAGE, 'tools/maintenance/reliability_page.py', _reliability),
+    Page(tpu_table.PAGE, 'tools/maintenance/tpu_table.py', _tpu),
+    Page(make_model_page.PAGE, 'tools/maintenance/make_model_page.py', make_model_page.page),
 )
 
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Builds the oracle: an environment of its own with TensorFlow and the TF2 Model Garden.
 #
-#   tools/make_oracle_env.sh DIRECTORY
+#   tools/maintenance/make_oracle_env.sh DIRECTORY
 #
-# tools/make_goldens.py and the tests marked `tf` run in it; training, evaluation and
+# tools/maintenance/make_goldens.py and the tests marked `tf` run in it; training, evaluation and
 # prediction never do. A finished environment is left as it is, so the call is cheap to
 # repeat. Run its python with TF_USE_LEGACY_KERAS=1.
 set -euo pipefail
 
 if [[ $# -ne 1 || $1 == -* ]]; then
-  echo "usage: tools/make_oracle_env.sh DIRECTORY" >&2
+  echo "usage: tools/maintenance/make_oracle_env.sh DIRECTORY" >&2
   exit 2
 fi
 target=$1
