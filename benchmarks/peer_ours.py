@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import peer_worker as worker
+from ml_collections import ConfigDict
 
 from configs import retinanet
 from spinenet_jax.analysis.cost import config_cost
@@ -16,9 +17,8 @@ from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_train_step
 
 
-def settings(spec: worker.Spec, side: int):
-    """SpineNet-49 for images of `side`: float32 on CPU, bfloat16 on GPU."""
-    config = retinanet.get_config('49-B')
+def settings(config: ConfigDict, spec: worker.Spec, side: int) -> ConfigDict:
+    """`config` for images of `side`: float32 on CPU, bfloat16 on GPU."""
     config.data.image_size = (side, side)
     config.model.dtype = 'bfloat16' if spec.on == 'gpu' else 'float32'
     config.train.batch_size = spec.train_batch
@@ -42,22 +42,20 @@ def crowd(variables: dict, network, x: jax.Array) -> dict:
     return {**variables, 'params': params}
 
 
-def compiled_step(spec: worker.Spec):
-    """(the compiled training step, its state, a batch)."""
-    config = settings(spec, spec.train_size)
+def compiled_step(config: ConfigDict, objects: dict[str, np.ndarray]):
+    """(the compiled training step, its state, a batch of noise with these objects)."""
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=AXIS, policy=policy)
     optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
     device = jax.devices()[:1]
     state = replicate(create_state(model, optimizer, task.image_size, seed=0), device)
-    boxes, labels = worker.objects(spec.train_size, spec.train_batch)
-    pixels = np.random.default_rng(0).integers(0, 256, (spec.train_batch, *task.image_size, 3))
+    count = config.train.batch_size
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *task.image_size, 3))
     batch = {
         'image': pixels.astype(np.uint8),
-        'content_size': np.full((spec.train_batch, 2), task.image_size, np.int32),
-        'boxes': boxes,
-        'labels': labels.astype(np.int32),
-        'valid': np.ones(labels.shape, bool),
+        'content_size': np.full((count, 2), task.image_size, np.int32),
+        'valid': np.ones((count, worker.BOXES), bool),
+        **objects,
     }
     batch = shard(batch, device)
     step = make_train_step(
@@ -73,12 +71,13 @@ class Training:
       peak_bytes: of device memory, as the compiler counts them; None before the first call.
     """
 
-    def __init__(self, spec: worker.Spec) -> None:
-        self.spec, self.step, self.peak_bytes = spec, None, None
+    def __init__(self, config: ConfigDict, objects: dict[str, np.ndarray]) -> None:
+        self.config, self.objects = config, objects
+        self.step, self.peak_bytes = None, None
 
     def __call__(self) -> None:
         if self.step is None:
-            self.step, self.state, self.batch = compiled_step(self.spec)
+            self.step, self.state, self.batch = compiled_step(self.config, self.objects)
             memory = self.step.memory_analysis()
             if memory:
                 self.peak_bytes = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -87,8 +86,8 @@ class Training:
 
 
 def build(spec: worker.Spec) -> worker.Peer:
-    """Everything compiled on the first call of each measure, training at once."""
-    config = settings(spec, spec.image_size)
+    """Everything is compiled on the first call of each measure."""
+    config = settings(retinanet.get_config('49-B'), spec, spec.image_size)
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
@@ -106,7 +105,11 @@ def build(spec: worker.Spec) -> worker.Peer:
 
     square = jnp.asarray(worker.square(spec), config.model.dtype)
     product = jax.jit(jnp.dot)
-    train = Training(spec)
+    boxes, labels = worker.objects(spec.train_size, spec.train_batch)
+    train = Training(
+        settings(retinanet.get_config('49-B'), spec, spec.train_size),
+        {'boxes': boxes, 'labels': labels.astype(np.int32)},
+    )
     measures = {
         'network': call(network, one),
         'end_to_end': call(whole, one),

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 LOGIT_MEAN, LOGIT_DEVIATION, CODE_DEVIATION = -5.0, 1.0, 0.3
 SCORE_THRESHOLD, IOU_THRESHOLD, DETECTIONS = 0.05, 0.5, 100
 CLASSES, BOXES = 91, 10
+REGIONS, MASK_SIZE = 1000, 112  # of Mask R-CNN: proposals of an image, side of a mask in a batch
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 4e-5
 
 
@@ -63,6 +64,46 @@ def calibration(logits: Iterable[float], codes: Iterable[float]) -> tuple[float,
     """
     scale = LOGIT_DEVIATION / float(logits.std())
     return scale, LOGIT_MEAN - scale * float(logits.mean()), CODE_DEVIATION / float(codes.std())
+
+
+def region_calibration(
+    logits: Iterable[float],
+    codes: Iterable[float],
+    scores: Iterable[float],
+    proposal_codes: Iterable[float],
+) -> tuple[float, float, float, float]:
+    """What to multiply the kernels of a random Mask R-CNN's predictors by, biases being zero.
+
+    Class logits and proposals' scores get deviation 1, so that one in fifty of the softmaxes over
+    91 classes is above the threshold; boxes of proposals, and of regions, whose codes are ten times
+    as large, move by 0.3 of their sides.
+
+    Args:
+      logits, codes: numpy arrays of all outputs of the box head.
+      scores, proposal_codes: of the region proposal network.
+    """
+    wanted = ((logits, 1.0), (codes, 10 * CODE_DEVIATION), (scores, 1.0))
+    wanted += ((proposal_codes, CODE_DEVIATION),)
+    return tuple(deviation / float(values.std()) for values, deviation in wanted)
+
+
+def regions(side: int) -> tuple[Any, Any]:
+    """(boxes f32[REGIONS,4], classes i32[REGIONS] from 1) for heads to look at."""
+    import numpy as np
+
+    rng = np.random.default_rng(2)
+    corner = rng.uniform(0, 0.6, (REGIONS, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.02, 0.4, corner.shape)], axis=-1)
+    return (boxes * side).astype(np.float32), rng.integers(1, CLASSES, REGIONS).astype(np.int32)
+
+
+def instances(side: int, count: int) -> tuple[Any, Any, Any]:
+    """`objects` with masks u8[count,BOXES,MASK_SIZE,MASK_SIZE] in their boxes: ellipses."""
+    import numpy as np
+
+    y, x = np.mgrid[:MASK_SIZE, :MASK_SIZE] * (2 / (MASK_SIZE - 1)) - 1
+    inside = (y**2 + x**2 < 1) * np.uint8(255)
+    return *objects(side, count), np.tile(inside, (count, BOXES, 1, 1))
 
 
 def images(spec: Spec, count: int, side: int) -> Any:

@@ -1,13 +1,14 @@
-"""Times this project and other RetinaNets on the same machine, in one run.
+"""Times this project and other detectors on the same machine, in one run.
 
     python benchmarks/peers.py --on=cpu
     python benchmarks/peers.py --on=gpu
+    python benchmarks/peers.py --on=cpu --model=mask_rcnn
 
 Every peer runs in a Python environment of its own, which `tools/maintenance/make_peer_env.sh`
 builds; one that is missing is reported as not run. All are compiled and warm before anything is
 timed, and then one computes at a time, in turn, several rounds of each measure, so that a machine
 that slows down slows all of them. Prints a table; with --record each line of it is also appended to
-benchmarks/logs/peers.jsonl.
+benchmarks/logs/peers.jsonl, with Mask R-CNN to peers_masks.jsonl.
 
 Measures, images/s and seconds (median and least of all rounds):
 
@@ -41,6 +42,20 @@ What is not equal:
   - Peak memory, on a GPU: ours is what the compiler reserves for the step, torchvision's what its
     allocator held at most, with the detector for inference, which stays on the card.
 
+With --model=mask_rcnn the measures are
+
+    network       one 640 x 640 image, normalised, to the proposals' maps, the box head's outputs
+                  for 1,000 given regions and the masks of 100 of them: every convolution
+    end_to_end    one image to 100 detections and their masks in it, as run-length encodings
+    train         a step on 2 images of 256 x 256 with 10 objects each, from 512 regions an image
+
+Images, float32, classes, thresholds and numbers of proposals and detections are equal again. Box
+scores and codes are scaled to be as crowded as above, the scores of a softmax. Garden and
+torchvision paste and encode masks one by one, with the code of their evaluations. The Garden draws
+the anchors to train on in its input pipeline, which is not timed; the others in the step.
+torchvision's Mask R-CNN ResNet-50-FPN v2 has levels 2 to 6 and crops its masks' targets out of
+masks of the whole image; the others get them cut to the object's box.
+
 'share_of_matrix_peak' counts a plain convolution's multiplications; ours does fewer on a CPU
 (docs/cpu_log.md) and can exceed 1.
 """
@@ -64,6 +79,7 @@ from spinenet_jax import launch  # noqa: E402
 from spinenet_jax.errors import UserError  # noqa: E402
 
 _ON = flags.DEFINE_enum('on', 'cpu', ['cpu', 'gpu'], 'what to measure on')
+_MODEL = flags.DEFINE_enum('model', 'retinanet', ['retinanet', 'mask_rcnn'], 'what is compared')
 _MEASURES = flags.DEFINE_list('measures', [], 'only these; default all')
 _PEERS = flags.DEFINE_list('peers', [], 'only these; default all that belong to --on')
 _ENVIRONMENTS = flags.DEFINE_string('environments', '~/.cache/spinenet_peers', 'their folder')
@@ -72,13 +88,16 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'turns of each peer a measure')
 _REPEATS = flags.DEFINE_integer('repeats', 2, 'calls timed a turn')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 640, 'side, pixels; a multiple of 128')
 _TRAIN_SIZE = flags.DEFINE_integer('train_size', 0, 'side, pixels; default 256, gpu 640')
-_TRAIN_BATCH = flags.DEFINE_integer('train_batch', 0, 'images; default 4, gpu 32')
+_TRAIN_BATCH = flags.DEFINE_integer('train_batch', 0, 'images; default 4, gpu 32, masks 2')
 _RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 
 PEERS = {
-    'cpu': ('ours', 'garden', 'kerashub'),
-    'gpu': ('ours', 'torchvision'),
+    ('retinanet', 'cpu'): ('ours', 'garden', 'kerashub'),
+    ('retinanet', 'gpu'): ('ours', 'torchvision'),
+    ('mask_rcnn', 'cpu'): ('ours', 'garden', 'torchvision'),
 }
+WORKERS = {'retinanet': 'peer_{}.py', 'mask_rcnn': 'peer_{}_masks.py'}
+LOGS = {'retinanet': 'peers', 'mask_rcnn': 'peers_masks'}
 MEASURES = ('network', 'end_to_end', 'train', 'matmul', 'throughput')
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -116,12 +135,12 @@ def pythons(given: list[str], folder: str) -> dict[str, Path]:
 
 def specification(on: str) -> dict[str, Any]:
     """What the workers are asked to build; see `peer_worker.Spec`."""
-    gpu = on == 'gpu'
+    gpu, masks = on == 'gpu', _MODEL.value == 'mask_rcnn'
     return {
         'on': on,
         'image_size': _IMAGE_SIZE.value,
         'train_size': _TRAIN_SIZE.value or (640 if gpu else 256),
-        'train_batch': _TRAIN_BATCH.value or (32 if gpu else 4),
+        'train_batch': _TRAIN_BATCH.value or (32 if gpu else 2 if masks else 4),
         'batches': BATCHES if gpu else (),
         'matmul': 8192 if gpu else 2048,
         'measures': _MEASURES.value or MEASURES,
@@ -148,7 +167,7 @@ def start(name: str, python: Path, spec: dict[str, Any]) -> Worker | str:
     # Peers share the card: none may take all of its memory beforehand.
     environment |= {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
     process = subprocess.Popen(
-        [python, ROOT / f'benchmarks/peer_{name}.py', json.dumps(spec)],
+        [python, ROOT / 'benchmarks' / WORKERS[_MODEL.value].format(name), json.dumps(spec)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -210,14 +229,16 @@ def main() -> None:
     from benchmarks import machine, peer_table
 
     check_names('measures', _MEASURES.value, MEASURES)
-    check_names('peers', _PEERS.value, sorted({name for names in PEERS.values() for name in names}))
-
+    able = PEERS.get((_MODEL.value, _ON.value))
+    if able is None:
+        raise UserError(f'--model={_MODEL.value}: is not compared on {_ON.value}')
+    check_names('peers', _PEERS.value, able)
     spec = specification(_ON.value)
     interpreters = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
     began, load = datetime.datetime.now().isoformat(timespec='minutes'), os.getloadavg()[0]
     workers, missing, answers = [], {}, {}
     try:
-        for name in _PEERS.value or PEERS[_ON.value]:
+        for name in _PEERS.value or able:
             worker = start(name, interpreters[name], spec)
             if isinstance(worker, str):
                 missing[name] = worker
@@ -232,8 +253,9 @@ def main() -> None:
             for row in peer_table.rows(answers, about, spec):
                 if row['measure'] == measure:
                     facts = about[row['peer']]['facts']
-                    extra = {key: facts[key] for key in ('candidates', 'versions')}
-                    machine.report('peers', where | row | extra, _RECORD.value)
+                    names = ('candidates', 'detections', 'versions')
+                    extra = {name: facts[name] for name in names if name in facts}
+                    machine.report(LOGS[_MODEL.value], where | row | extra, _RECORD.value)
     finally:
         for worker in workers:
             with contextlib.suppress(BrokenPipeError):

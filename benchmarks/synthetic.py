@@ -52,6 +52,10 @@ def random_batch(fields, images, num_classes):
         batch['boxes'] = boxes * (height, width, height, width)
         batch['labels'] = rng.integers(1, num_classes, shape)
         batch['valid'] = np.broadcast_to(np.arange(shape[1]) < 10, shape)
+    if 'masks' in fields:
+        shape = (images, *fields['masks'].shape)
+        batch['masks'] = rng.integers(0, 256, shape)
+        batch['has_mask'] = batch['valid']
     return {name: batch[name].astype(field.dtype) for name, field in fields.items()}
 
 

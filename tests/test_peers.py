@@ -90,6 +90,17 @@ def test_calibrated_outputs_are_crowded():
     assert np.std(codes * code_scale) == pytest.approx(0.3, rel=1e-3)
 
 
+def test_a_calibrated_mask_rcnn_is_as_crowded():
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(0, 0.01, (2000, 91)), *(rng.normal(0, 7, 10_000) for _ in range(3))
+    scales = peer_worker.region_calibration(*outputs)
+    logits = np.exp(outputs[0] * scales[0])
+    scores = logits / logits.sum(1, keepdims=True)
+    assert np.mean(scores > peer_worker.SCORE_THRESHOLD) == pytest.approx(0.02, abs=0.005)
+    deviations = [np.std(x * scale) for x, scale in zip(outputs[1:], scales[1:], strict=True)]
+    np.testing.assert_allclose(deviations, [3.0, 1.0, 0.3], rtol=1e-3)
+
+
 def test_a_worker_answers_and_reports_what_failed(tmp_path):
     (tmp_path / 'toy.py').write_text(TOY)
     done = subprocess.run(

@@ -38,7 +38,7 @@ def roi_align(
       min_level: level of the first map.
       size: samples a side, at least 1 (box head 7, mask head 14).
       formulation: 'gather' reads four neighbours of each sample: work grows with the regions.
-        'einsum' multiplies by interpolation matrices, on every level for every region: work grows
+        'einsum' multiplies all levels, laid out as one map, by interpolation matrices: work grows
         with the maps as well, and there is no scatter in the gradient, which a TPU does slowly.
         Both give the same numbers.
 
@@ -51,10 +51,8 @@ def roi_align(
     level = level_of(regions, min_level, min_level + len(features) - 1) - min_level
     cells = jnp.exp2(-(level + min_level).astype(jnp.float32))[..., None]
     rows, columns = (_samples(regions * cells, axis, size) for axis in (0, 1))
-    shapes = [x.shape[1:3] for x in features]
-    if formulation == 'gather':
-        return _gather(features, level, rows, columns, shapes)
-    return _einsum(features, level, rows, columns, shapes)
+    formulate = _gather if formulation == 'gather' else _einsum
+    return formulate(features, level, rows, columns)
 
 
 def level_of(regions: jax.Array, min_level: int, max_level: int) -> jax.Array:
@@ -86,9 +84,10 @@ def _neighbours(samples: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Arr
     return below.astype(jnp.int32), above.astype(jnp.int32), samples - below
 
 
-def _gather(features, level, rows, columns, shapes):
+def _gather(features, level, rows, columns):
     """All levels laid out flat; one gather of 4 * size * size rows a region."""
     channels = features[0].shape[-1]
+    shapes = [x.shape[1:3] for x in features]
     flat = jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in features], axis=1)
     starts = np.cumsum([0, *(h * w for h, w in shapes)])[:-1].astype(np.int32)
     shape = jnp.asarray(shapes, jnp.int32)[level]  # [B,R,2]
@@ -111,26 +110,70 @@ def _gather(features, level, rows, columns, shapes):
     )
 
 
-def _einsum(features, level, rows, columns, shapes):
-    """One interpolation matrix an axis and level, zero for the regions of other levels."""
+def _einsum(features, level, rows, columns):
+    """An interpolation matrix an axis for each region, on a mosaic of all levels.
+
+    A matrix unit multiplies by 128 rows at a time: those of the lower half of the mosaic often cost
+    nothing (80 + 40 at 640), where a product for each level would cost as much as its columns.
+    """
+    mosaic, origins = _mosaic(features)
+    last = np.array([x.shape[1:3] for x in features], np.float32) - 1
+    first, last = jnp.asarray(origins)[level], jnp.asarray(last)[level]  # [B,R,2]
+    along = [
+        _matrix(
+            samples,
+            first[..., axis, None],
+            last[..., axis, None],
+            mosaic.shape[1 + axis],
+        ).astype(mosaic.dtype)
+        for axis, samples in enumerate((rows, columns))
+    ]
 
     def one_image(operands):
-        maps, level, rows, columns = operands
-        total = 0.0
-        for index, (x, (height, width)) in enumerate(zip(maps, shapes, strict=True)):
-            here = (level == index)[:, None, None]
-            along_y = jnp.where(here, _matrix(rows, height), 0.0).astype(x.dtype)
-            along_x = jnp.where(here, _matrix(columns, width), 0.0).astype(x.dtype)
-            part = jnp.einsum('rih,hwc->riwc', along_y, x, precision='highest')
-            total += jnp.einsum('rjw,riwc->rijc', along_x, part, precision='highest')
-        return total
+        x, along_y, along_x = operands
+        part = jnp.einsum('rih,hwc->riwc', along_y, x, precision='highest')
+        return jnp.einsum('rjw,riwc->rijc', along_x, part, precision='highest')
 
     # One image after the other: what lies between the two products is large.
-    return lax.map(one_image, (list(features), level, rows, columns))
+    return lax.map(one_image, (mosaic, *along))
 
 
-def _matrix(samples: jax.Array, length: int) -> jax.Array:
-    """f32[R,size,length]: row i holds the weights of the cells that sample i lies between."""
-    below, above, share = (x[..., None] for x in _neighbours(samples, np.float32(length - 1)))
+def _mosaic(features: Sequence[jax.Array]) -> tuple[jax.Array, np.ndarray]:
+    """All levels in one map: the lowest above, the others side by side below it.
+
+    Returns:
+      f[B,H,W,C], zero where there is no level, and (row, column) i32[L,2] of each level's corner.
+    """
+    lowest, *others = features
+    width = max(lowest.shape[2], sum(x.shape[2] for x in others))
+    origins, bands = [(0, 0)], [_extended(lowest, lowest.shape[1], width)]
+    if others:
+        height = max(x.shape[1] for x in others)
+        starts = np.cumsum([0, *(x.shape[2] for x in others[:-1])])
+        origins += [(lowest.shape[1], start) for start in starts]
+        below = [_extended(x, height, x.shape[2]) for x in others]
+        bands.append(_extended(jnp.concatenate(below, axis=2), height, width))
+    return jnp.concatenate(bands, axis=1), np.array(origins, np.int32)
+
+
+def _extended(x: jax.Array, height: int, width: int) -> jax.Array:
+    """f[B,h,w,C] with zeros below and on the right, f[B,height,width,C]."""
+    return jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)))
+
+
+def _matrix(samples: jax.Array, first: jax.Array, last: jax.Array, length: int) -> jax.Array:
+    """Row i holds the weights of the cells that sample i lies between.
+
+    Args:
+      samples: f32[B,R,size] in cells of their level.
+      first: i32[B,R,1], where the level begins along this axis of the mosaic.
+      last: f32[B,R,1], largest index of the level.
+      length: of the mosaic along this axis.
+
+    Returns:
+      f32[B,R,size,length].
+    """
+    below, above, share = _neighbours(samples, last)
+    below, above, share = ((first + below)[..., None], (first + above)[..., None], share[..., None])
     cell = jnp.arange(length)
     return jnp.where(cell == below, 1.0 - share, 0.0) + jnp.where(cell == above, share, 0.0)

@@ -11,7 +11,7 @@ target=${2:-$HOME/.cache/spinenet_peers/$peer}
 case $peer in
   garden) exec "$(dirname "$0")/make_oracle_env.sh" "$target" ;;
   kerashub) packages=(keras==3.15.* keras-hub==0.32.* jax==0.10.2) ;;
-  torchvision) packages=(torch torchvision) ;;
+  torchvision) packages=(torch torchvision pycocotools) ;;
   *)
     echo "usage: tools/maintenance/make_peer_env.sh garden|kerashub|torchvision [DIRECTORY]" >&2
     exit 2
