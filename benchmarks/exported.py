@@ -7,7 +7,8 @@ Takes folders that export.py wrote, for one image of the size of the network's i
 formats. All of them and the model compute one image at a time, in turn, several rounds, in one
 process, so that a machine that slows down slows all of them: what counts is the ratio. `model` is
 what predict.py runs. Prints a line of JSON each; with --record they are also appended to
-benchmarks/logs/exported.jsonl:
+benchmarks/logs/exported.jsonl, or to exported_latency.jsonl with --no-ap, as for the random weights
+of benchmarks/random_run.py:
 
   image_ms                    median of all rounds, from pixels to detections
   times_the_models            this median over the model's
@@ -103,12 +104,13 @@ def main() -> None:
     loaded = round(os.getloadavg()[0], 2)
     seconds = round_robin(runs, image, given.rounds)
     for name, run in runs.items():
-        row = {'model': trained.config.model.graph, 'image_size': list(size), 'export': name}
+        row = {'model': machine.model_name(trained.config), 'image_size': list(size)}
+        row |= {'export': name}
         row |= facts[name] | {'load_before': loaded, 'image_ms': round(1e3 * seconds[name], 2)}
         row['times_the_models'] = round(seconds[name] / seconds['model'], 2)
         if not given.no_ap:
             row['AP'] = round(average_precision(trained, run), 5)
-        machine.report('exported', row, given.record)
+        machine.report('exported_latency' if given.no_ap else 'exported', row, given.record)
 
 
 if __name__ == '__main__':

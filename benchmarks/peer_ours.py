@@ -29,6 +29,7 @@ def crowd(variables: dict, network, x: jax.Array) -> dict:
     """Variables whose outputs are as crowded as `worker.calibration` says."""
     params = jax.tree.map(lambda value: value, variables['params'])
     heads = [params[name]['predict'] for name in ('class_head', 'box_head')]
+    heads = [head.get('pointwise', head) for head in heads]  # of separable heads
     for head in heads:
         head['bias'] = jnp.zeros_like(head['bias'])
     logits, codes = (
