@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from spinenet_jax.errors import UserError
 from spinenet_jax.inference import Trained
-from spinenet_jax.lowering.policy import Policy
+from spinenet_jax.lowering.policy import CPU, PLAIN, Policy
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops import nms
 from spinenet_jax.tasks.build import build_task_model
@@ -41,6 +41,14 @@ class Request:
     raw: bool = False
     platforms: tuple[str, ...] = ('cpu', 'cuda', 'tpu')
     weights: str = 'float32'
+
+
+def policy_for(request: Request) -> Policy:
+    """Plain XLA, which runs everywhere, or the formulations for a CPU where it runs nowhere else.
+
+    The latter depend on how many images there are.
+    """
+    return CPU if request.platforms == ('cpu',) and request.batch else PLAIN
 
 
 def fit(images: jax.Array, output_size: Size) -> tuple[jax.Array, jax.Array, jax.Array]:

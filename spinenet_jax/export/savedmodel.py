@@ -7,9 +7,8 @@ import jax
 import numpy as np
 
 from spinenet_jax.export import portable
-from spinenet_jax.export.detector import Outputs, Request, build_function
+from spinenet_jax.export.detector import Outputs, Request, build_function, policy_for
 from spinenet_jax.inference import Trained
-from spinenet_jax.lowering.policy import PLAIN
 
 FILE = 'saved_model'
 PACKAGES = ('tensorflow',)
@@ -20,7 +19,7 @@ def write(trained: Trained, request: Request, folder: str | os.PathLike) -> None
     import tensorflow as tf
     from jax.experimental import jax2tf
 
-    function = build_function(trained, PLAIN, request, portable.detect)
+    function = build_function(trained, policy_for(request), request, portable.detect)
     size = request.size or (None, None)
     shape = [request.batch or None, *size, 3]
     names = ('b', 'h', 'w', 'c')

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from spinenet_jax.export.detector import Outputs, Request, build_function
+from spinenet_jax.export.detector import Outputs, Request, build_function, policy_for
 from spinenet_jax.inference import Trained
-from spinenet_jax.lowering.policy import CPU, PLAIN, Policy
 
 FILE = 'model.stablehlo'
 PACKAGES = ('flatbuffers',)
@@ -30,14 +29,6 @@ def load(folder: str | os.PathLike) -> Callable[[np.ndarray], Outputs]:
     """The function that a file holds."""
     with open(os.path.join(folder, FILE), 'rb') as file:
         return jax.jit(export.deserialize(bytearray(file.read())).call)
-
-
-def policy_for(request: Request) -> Policy:
-    """Plain XLA, which runs everywhere, or the formulations for a CPU where it runs nowhere else.
-
-    The latter depend on how many images there are.
-    """
-    return CPU if request.platforms == ('cpu',) and request.batch else PLAIN
 
 
 def _shape(request: Request) -> Sequence[object]:

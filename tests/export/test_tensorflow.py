@@ -16,9 +16,11 @@ pytestmark = pytest.mark.export
 IMAGES = np.random.default_rng(1).integers(0, 256, (10, 50, 70, 3), np.uint8)
 
 
-def test_saved_model_of_any_number_and_size(trained, tmp_path):
+@pytest.mark.parametrize('request_', [Request(0, None), Request(10, (50, 70), platforms=('cpu',))])
+def test_saved_model(trained, tmp_path, request_):
+    """Of any number and size of images, and with what suits a CPU."""
     pytest.importorskip('tensorflow')
-    agreement = folder.export(trained, 'savedmodel', Request(0, None), tmp_path / 'a', IMAGES)
+    agreement = folder.export(trained, 'savedmodel', request_, tmp_path / 'a', IMAGES)
     assert agreement.compared > 50 and agreement.largest['scores'] < 1e-4
     assert {p.name for p in (tmp_path / 'a').iterdir()} == {'saved_model', 'metadata.json'}
 
