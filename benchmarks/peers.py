@@ -154,9 +154,12 @@ def start(name: str, python: Path, spec: dict[str, Any]) -> Worker | str:
             f'no {python}: tools/maintenance/make_peer_env.sh {name} DIRECTORY, '
             f'--pythons={name}=PYTHON'
         )
+    paths = [str(ROOT), str(ROOT / 'tools/maintenance')]
+    if str(python) == sys.executable:  # packages of another interpreter would not fit
+        paths += filter(None, [os.environ.get('PYTHONPATH')])
     environment = {
         **os.environ,
-        'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tools/maintenance"}',
+        'PYTHONPATH': os.pathsep.join(paths),
         'TF_CPP_MIN_LOG_LEVEL': '3',
     }
     if spec['on'] == 'cpu':

@@ -17,14 +17,10 @@ from spinenet_jax.ops.anchors import ANCHORS_PER_CELL
 from spinenet_jax.training.checkpoint import load_model
 
 # What the Garden's model has no switch for, and its only value.
-FIXED = {
-    'backbone': 'spinenet',
-    'graph': 'spinenet49',
-    'min_level': 3,
-    'max_level': 7,
-    'padding': 'same',
-    'pooling': 'chain',
-}
+FIXED = {'min_level': 3, 'max_level': 7, 'padding': 'same', 'pooling': 'chain'}
+# Blocks that it repeats are wired in another way than ours, and its gate has no switch.
+MOBILE = {'graph': 'mobile49', 'block_repeats': 1, 'squeeze_gate': 'hard_sigmoid'}
+SPINENET = {'backbone': 'spinenet', 'graph': 'spinenet49'}
 
 
 class Trained(NamedTuple):
@@ -60,6 +56,8 @@ def read_run(workdir: str | os.PathLike, which: str = 'best') -> Trained:
     model |= {'image_size': list(config.data.image_size), 'task': config.task}
     masks = config.task == 'instance_segmentation'
     predictor = 'box_heads_0/class' if masks else 'class_head/predict'
+    if model['separable_heads'] and not masks:
+        predictor += '/pointwise'
     bias = arrays.get(f'params/{predictor}/bias')
     if bias is None:
         raise UserError(f'{workdir}: a backbone alone; only whole detection models go to TF2')
@@ -68,10 +66,16 @@ def read_run(workdir: str | os.PathLike, which: str = 'best') -> Trained:
 
 
 def _check(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Only what the Garden's SpineNet computes in the same way."""
+    """Only what the Garden computes in the same way."""
     if config.task not in ('detection', 'instance_segmentation'):
         raise UserError(f'{workdir}: task {config.task}; only detection models go to TF2')
-    for key, value in FIXED.items():
+    backbone = SPINENET  # the only one that Mask R-CNN's names are known for
+    if config.task == 'detection':
+        if config.model.backbone == 'resnet_fpn':
+            backbone = {}
+        elif config.model.graph == MOBILE['graph']:
+            backbone = MOBILE
+    for key, value in (backbone | FIXED).items():
         if config.model[key] != value:
             raise UserError(
                 f'{workdir}: model.{key}={config.model[key]!r}, and the Model Garden computes '

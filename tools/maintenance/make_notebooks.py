@@ -4,7 +4,7 @@
     python tools/maintenance/make_notebooks.py --check    # prints the stale ones; exit status 1
 
 What all of them begin with is written here once: the badge, the cell that installs, the cell that
-shows the devices. REPOSITORY is where Colab finds them; change it in a fork.
+shows the devices.
 """
 
 import argparse
@@ -14,7 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'notebooks'
 ORDER = ('quickstart', 'own_data', 'weights_and_classification', 'search')
-REPOSITORY = 'OWNER/spinenet-jax'  # on GitHub; the address is not settled yet
+# Where on GitHub Colab finds the notebooks and the code that they install. A placeholder: whoever
+# publishes this project sets it and runs this script; nothing else holds the address.
+REPOSITORY = 'OWNER/spinenet-jax'
 COLAB = 'https://colab.research.google.com'
 INSTALL = f"""\
 #@title Install (1 to 3 minutes on Colab; nothing to do in a checkout that is installed)
