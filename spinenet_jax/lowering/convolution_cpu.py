@@ -1,9 +1,9 @@
 """3x3 convolutions for CPUs, where XLA's own are slow, above all their gradient by the kernel.
 
 What was measured is in docs/cpu_log.md. A wide convolution of stride 1 takes 16 multiplications
-where the plain sum has 36 (Winograd's F(2x2, 3x3)); a wide gradient by a kernel is nine matrix
-products. Each shape of these costs one to two seconds to compile, a plain convolution a tenth, so
-whatever is small or narrow is left to XLA.
+where the plain sum has 36 (Winograd's F(2x2, 3x3)), and so do its gradients; with a stride, a wide
+gradient by a kernel is nine matrix products. Each shape of these costs one to two seconds to
+compile, a plain convolution a tenth, so whatever is small or narrow is left to XLA.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from spinenet_jax.lowering.plain import NHWC, Pads
 # Below these a convolution is as fast plainly: narrower ones in time, smaller ones so nearly that
 # what they gain is not worth the time it takes to compile them.
 LEAST_CHANNELS, LEAST_MULTIPLICATIONS = 64, 500_000_000
-# Narrower gradients by the kernel are slower as nine products, which are as narrow as they are.
+# Narrower gradients by the kernel are slower as matrix products, which are as narrow as they are.
 LEAST_CHANNELS_BY_KERNEL = 128
 
 
@@ -37,7 +37,8 @@ def conv(
     both are transformed by sums and differences, and 16 matrix products take the place of 36
     multiplications (Lavin and Gray, 2016, section 4.1). The same sums in another order: results
     differ by rounding, no more than those of two direct orders do. The gradient by the input is
-    computed alike. Small, narrow or bfloat16 maps, and strides, are convolved plainly.
+    computed alike; that by the kernel is the transpose of all this, 16 products again. Small,
+    narrow or bfloat16 maps, and strides, are convolved plainly.
 
     Args:
       x: f[B,H,W,C].
@@ -82,6 +83,8 @@ def _backward(
         by_input = jax.vjp(lambda x: _plain(x, kernel, strides, pads), x)[1](gradient)[0]
     large = gradient.size * kernel.size // kernel.shape[3] >= LEAST_MULTIPLICATIONS
     if large and min(kernel.shape[2:]) >= LEAST_CHANNELS_BY_KERNEL:
+        if strides == (1, 1) and _gains(x, kernel):
+            return by_input, jax.linear_transpose(partial(_winograd, x), kernel)(gradient)[0]
         return by_input, _by_kernel(x, gradient, strides, pads)
     return by_input, jax.vjp(lambda k: _plain(x, k, strides, pads), kernel)[1](gradient)[0]
 

@@ -49,14 +49,14 @@ def test_winograd_on_large_wide_float32_maps_only():
     assert products(4, 32, 128, 128, 'bfloat16') == 0
 
 
-def test_nine_products_for_wide_gradients_by_the_kernel_only():
-    def products(batch, side, channels):
+def test_products_for_wide_gradients_by_the_kernel_only():
+    def products(batch, side, channels, stride=2):
         x = jax.ShapeDtypeStruct((batch, side, side, channels), 'float32')
         kernel = jax.ShapeDtypeStruct((3, 3, channels, channels), 'float32')
 
         def gradient(x, k):
-            return jax.vjp(lambda k: convolution_cpu.conv(x, k, stride=2, pads=ONE), k)[1](
-                x[:, ::2, ::2]
+            return jax.vjp(lambda k: convolution_cpu.conv(x, k, stride=stride, pads=ONE), k)[1](
+                x[:, ::stride, ::stride]
             )
 
         return str(jax.make_jaxpr(gradient)(x, kernel)).count('dot_general')
@@ -64,6 +64,8 @@ def test_nine_products_for_wide_gradients_by_the_kernel_only():
     assert products(4, 64, 128) == 9
     assert products(4, 128, 64) == 0  # narrow
     assert products(4, 32, 128) == 0  # small
+    assert products(4, 32, 128, stride=1) == 3 * 16  # both gradients, and the forward pass
+    assert products(4, 64, 64, stride=1) == 2 * 16  # narrow
 
 
 def test_rounding_is_that_of_a_direct_convolution():
