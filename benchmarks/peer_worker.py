@@ -114,7 +114,7 @@ def images(spec: Spec, count: int, side: int) -> Any:
 
 
 def square(spec: Spec) -> Any:
-    """Noise, f32[matmul,matmul]: a GPU multiplies ones faster than numbers."""
+    """Noise, f32[matmul,matmul]: on a GPU, ones are multiplied faster than numbers that differ."""
     import numpy as np
 
     return np.random.default_rng(2).normal(size=(spec.matmul, spec.matmul)).astype(np.float32)

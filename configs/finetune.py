@@ -13,7 +13,7 @@ Hardware assumed: one GPU or one TPU v3 board (8 cores), batch 16. 24 epochs, or
 these are more; warm-up of 50 steps to about the rate that trains from scratch, x0.1 for the last 8
 and last 2 epochs, scale 0.8 to 1.2: our choice, since neither the paper nor the public code
 fine-tunes a detector. Result on COCO classes: not run. On 24 images of three classes
-(tools/maintenance/make_letters.py), from a run of configs/digits.py on two CPU cores, with
+(tools/make_letters.py), from a run of configs/digits.py on two CPU cores, with
 --config.train.batch_size=8 --config.train.min_steps=250 --config.data.flip=False: AP 0.769 on 12
 others; 0.726 after 100 of the 250 steps. The defaults make 400 steps of 16: not run.
 """

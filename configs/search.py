@@ -12,7 +12,7 @@ digits: the scenes of configs/digits.py, rewarded on 300 that are held out of tr
 assumed: two CPU cores. Results: not run.
 
 <space>-coco: the paper's proxy task, width and alpha 0.25, heads of 64 channels, 512 x 512, five
-epochs, rewarded on 7,392 images held out of train2017 (tools/maintenance/hold_out.py writes the two
+epochs, rewarded on 7,392 images held out of train2017 (tools/hold_out.py writes the two
 splits). Batch 64 and the schedule follow Google's public proxy config of ten epochs: rate 0.08, a
 tenth of it after four fifths, 500 steps of warm-up. Hardware assumed: any number of single hosts
 with TPUs or GPUs; the paper used 100 TPU v3. Result: not run.

@@ -29,7 +29,7 @@ data = ''  # @param {type: "string"}
 from pathlib import Path
 
 data = data or 'letters'
-# !test -d {data} || python tools/maintenance/make_letters.py --output={data}
+# !test -d {data} || python tools/make_letters.py --output={data}
 print(sorted(path.name for path in Path(data).iterdir()))
 
 # %% [markdown]

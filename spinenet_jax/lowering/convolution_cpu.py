@@ -1,9 +1,9 @@
 """3x3 convolutions for CPUs, where XLA's own are slow, above all their gradient by the kernel.
 
 What was measured is in docs/cpu_log.md. A wide convolution of stride 1 takes 16 multiplications
-where the plain sum has 36 (Winograd's F(2x2, 3x3)), and so do its gradients; with a stride, a wide
-gradient by a kernel is nine matrix products. Each shape of these costs one to two seconds to
-compile, a plain convolution a tenth, so whatever is small or narrow is left to XLA.
+where the plain sum has 36 (Winograd's F(2x2, 3x3)), and so do its gradients; with a stride, or in
+bfloat16, a wide gradient by a kernel is nine matrix products. Each shape of these costs one to two
+seconds to compile, a plain convolution a tenth, so whatever is small or narrow is left to XLA.
 """
 
 from functools import partial

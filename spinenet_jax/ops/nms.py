@@ -129,12 +129,12 @@ def suppress(
 def best_of_sorted(
     boxes: jax.Array, scores: jax.Array, classes: jax.Array, rules: Rules
 ) -> Detections:
-    """What `greedy` gives, of candidates that are in order already: a few steps instead of many.
+    """The detections of `greedy` from candidates that are already sorted, in fewer iterations.
 
-    On a GPU each step of such a loop waits for its condition to reach the host.
+    On a GPU each iteration of such a loop waits for its condition to reach the host.
 
     Args:
-      boxes: f32[M,4]; scores: f32[M], falling, only those above `rules.score` count;
+      boxes: f32[M,4]; scores: f32[M], descending, only those above `rules.score` count;
       classes: i32[M].
     """
     if rules.soft_sigma > 0:  # scores change, and with them the order

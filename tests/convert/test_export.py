@@ -1,7 +1,6 @@
 """Our weights as checkpoints of the Model Garden: what it can build, written and read by it."""
 
 import json
-import pathlib
 import sys
 
 import numpy as np
@@ -13,12 +12,9 @@ from spinenet_jax.convert import export, workdir
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.build import build_model
 from spinenet_jax.training.checkpoint import load_model
-from tests.convert import golden, test_oracle
+from tests.convert import golden
+from tests.convert.scripts import CONVERT, FORWARD, run
 from tools.maintenance import oracle_cases as cases
-
-oracle, run = test_oracle.oracle, test_oracle.run
-SCRIPT = str(pathlib.Path(__file__).resolve().parents[2] / 'tools' / 'convert_checkpoint.py')
-FORWARD = 'tools/maintenance/oracle_forward.py'
 
 
 @pytest.mark.parametrize(
@@ -63,8 +59,8 @@ def there_and_back(oracle, model, size, folder):
     config.data.image_size = size
     workdir.write(folder / 'run', config, arrays, 5)
     flags = (f'--source={folder}/run', f'--workdir={folder}/tf2', '--to=tf2')
-    print(run(sys.executable, SCRIPT, *flags, SPINENET_ORACLE_PYTHON=oracle))
-    run(sys.executable, SCRIPT, f'--source={folder}/tf2', f'--workdir={folder}/back')
+    print(run(sys.executable, CONVERT, *flags, SPINENET_ORACLE_PYTHON=oracle))
+    run(sys.executable, CONVERT, f'--source={folder}/tf2', f'--workdir={folder}/back')
     back = flatten_dict(load_model(folder / 'back')[0], sep='/')
     assert back.keys() == arrays.keys()
     for path, value in arrays.items():
@@ -84,7 +80,7 @@ def test_a_mobile_model_goes_to_the_model_garden_and_back(oracle, tmp_path):
         theirs = dict(stored)
     images = cases.normalised(cases.images('full', 1, size))
     ours = golden.run(module, variables, images)
-    golden.check(ours, {key: theirs[key] for key in ours}, test_oracle.TOLERANCE)
+    golden.check(ours, {key: theirs[key] for key in ours}, 1e-5)
 
 
 @pytest.mark.tf

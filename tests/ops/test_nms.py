@@ -171,6 +171,20 @@ def test_blocks_equal_greedy(iou, limit):
         np.testing.assert_array_equal(np.flatnonzero(keep), want[:limit])
 
 
+@pytest.mark.parametrize(('classes', 'detections'), [(1, 100), (20, 100), (20, 700)])
+def test_sorted_candidates_give_what_greedy_gives(classes, detections):
+    """Several blocks, equal scores, chains of overlaps, and limits on either side of what stays."""
+    rng, count = np.random.default_rng(5), 600
+    boxes, kinds = random_boxes(6, count), rng.integers(0, classes, count).astype(np.int32)
+    boxes[::50, 2:] = boxes[::50, :2]  # empty
+    scores = np.sort(rng.integers(0, 300, count) / 300).astype(np.float32)[::-1].copy()
+    rules = nms.Rules(score=0.05, detections=detections)
+    found, want = (f(boxes, scores, kinds, rules) for f in (nms.best_of_sorted, nms.greedy))
+    assert want.valid.all() == (detections == 100)
+    for ours, theirs in zip(found, want, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_overlap_of_exactly_the_threshold():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 20, 20]], np.float32)  # 50 of 100
     valid = np.ones(3, bool)

@@ -140,13 +140,13 @@ A run of ours goes to the Model Garden with `--to=tf2` in place of `--config`, w
 Garden's TensorFlow (`tools/maintenance/make_oracle_env.sh`): RetinaNet on SpineNet of any size,
 SpineNet-Mobile and ResNet-FPN, Mask R-CNN and its cascade on SpineNet. What the Garden computes in
 another way is refused: a TF1 checkpoint's padding and pooling, other graphs, and SpineNet-Mobile
-but for `model.squeeze_gate=hard_sigmoid`.
+unless `model.squeeze_gate=hard_sigmoid`.
 """
 GRAPHS = """## Graphs
 
 `python tools/draw_graph.py --graph=<name>` draws each of them, and any other graph.
 
-| `spinenet49`, also of 49S to 190 | `r0_sp53`, of R0-SP53 | `mobile49`, of SpineNet-Mobile |
+| `spinenet49`, shared by 49S to 190 | `r0_sp53`, of R0-SP53 | `mobile49`, of SpineNet-Mobile |
 | --- | --- | --- |
 | ![spinenet49](spinenet49.svg) | ![r0_sp53](r0_sp53.svg) | ![mobile49](mobile49.svg) |
 """

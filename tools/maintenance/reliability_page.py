@@ -26,7 +26,7 @@ GROUPS = {
 HEAD = """# What happens on a bad day
 
 Made by `python tools/maintenance/reliability_page.py` from `benchmarks/logs/torture.jsonl`, the log
-of `python tools/maintenance/torture.py`, which says in its head what each kind of trial does. Every
+of `python tools/maintenance/torture.py`, whose docstring says what each kind of trial does. Every
 failure is printed there with the command that repeats it.
 
 """

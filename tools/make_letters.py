@@ -1,6 +1,6 @@
 """Makes a small detection data set in COCO format: photographs of a cluttered desk with letters.
 
-    python tools/maintenance/make_letters.py --output=letters
+    python tools/make_letters.py --output=letters
 
 Three classes, A, B and C, in colours and fonts that vary, on backgrounds with lines and shapes: 24
 images to train on and 12 to score by default, a set as someone makes it on the first day. What is

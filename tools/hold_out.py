@@ -1,12 +1,12 @@
 """Holds images out of a COCO split for the reward of a search; see docs/search.md.
 
-python tools/maintenance/hold_out.py --root=/data/coco --split=train2017 --images=7392
+python tools/hold_out.py --root=/data/coco --split=train2017 --images=7392
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from absl import flags
 
