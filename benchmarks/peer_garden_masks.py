@@ -78,7 +78,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         for mask in pasted:  # one by one, as its evaluator does
             coco_mask.encode(np.asfortranarray(mask))
 
-    square = tf.ones([spec.matmul, spec.matmul])
+    square = tf.constant(worker.square(spec))
     product = tf.function(lambda: tf.matmul(square, square))
     measures = {
         'network': lambda: [x.numpy() for x in tf.nest.flatten(dense(one))],

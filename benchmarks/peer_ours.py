@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import peer_worker as worker
+from flax import linen as nn
 from ml_collections import ConfigDict
 
 from configs import retinanet
@@ -23,6 +24,13 @@ def settings(config: ConfigDict, spec: worker.Spec, side: int) -> ConfigDict:
     config.model.dtype = 'bfloat16' if spec.on == 'gpu' else 'float32'
     config.train.batch_size = spec.train_batch
     return config
+
+
+def drawn(config: ConfigDict, model: nn.Module) -> dict:
+    """The variables that training would start from; nothing is compiled for them."""
+    optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
+    state = create_state(model, optimizer, tuple(config.data.image_size), seed=0)
+    return {'params': state.params, 'batch_stats': state.batch_stats}
 
 
 def crowd(variables: dict, network, x: jax.Array) -> dict:
@@ -92,10 +100,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
-    optimizer = optim.make_optimizer(config.optim, lambda step: worker.LEARNING_RATE)
-    state = create_state(model, optimizer, task.image_size, seed=0)
-    variables = {'params': state.params, 'batch_stats': state.batch_stats}
-    del state
+    variables = drawn(config, model)
     network = jax.jit(lambda v, x: model.apply(v, x, train=False))
     whole = jax.jit(lambda v, x: task.predictions(model.apply(v, x, train=False), {}))
     variables = crowd(variables, network, one)

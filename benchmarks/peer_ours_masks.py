@@ -7,7 +7,7 @@ import numpy as np
 import peer_worker as worker
 from flax import linen as nn
 from ml_collections import ConfigDict
-from peer_ours import Training, settings
+from peer_ours import Training, drawn, settings
 
 from configs import mask_rcnn
 from spinenet_jax.evaluation.masks import paste
@@ -66,7 +66,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     regions, classes = worker.regions(spec.image_size)
     few = worker.DETECTIONS
     given = jax.device_put((one, regions[None], regions[None, :few], classes[None, :few]))
-    variables = jax.jit(lambda: model.init(jax.random.key(0), one, train=False))()
+    variables = drawn(config, model)
     network = jax.jit(lambda v, *given: nn.apply(dense, model)(v, *given))
     whole = jax.jit(lambda v, x: nn.apply(task.detect, model)(v, x))
     variables = crowd(variables, network(variables, *given))
@@ -76,7 +76,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         found = jax.tree.map(np.asarray, whole(variables, one))
         paste(found['masks'][0], found['boxes'][0], task.image_size)
 
-    square = jnp.ones((spec.matmul, spec.matmul))
+    square = jnp.asarray(worker.square(spec))
     product = jax.jit(jnp.dot)
     measures = {
         'network': lambda: jax.block_until_ready(network(variables, *given)),

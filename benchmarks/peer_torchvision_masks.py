@@ -127,7 +127,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         for mask in model(list(one))[0]['masks']:  # one by one, as its reference evaluation does
             coco_mask.encode(np.asfortranarray(mask[0].numpy() > 0.5, np.uint8))
 
-    square = torch.ones(spec.matmul, spec.matmul)
+    square = torch.from_numpy(worker.square(spec))
     measures = {
         'network': network,
         'end_to_end': end_to_end,
