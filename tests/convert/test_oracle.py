@@ -30,7 +30,7 @@ from tests.convert.scripts import CONVERT, FORWARD, MASKS, run
 from tools.maintenance import oracle_cases as cases
 
 pytestmark = pytest.mark.tf
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5  # of a map's largest value; 40 seeds gave 3e-6 to 7.5e-6
 PROBABILITY = (
     1e-3  # of a probability; 1.01e-4 was the most in 12 seeds, from boxes 3e-3 pixels apart
 )
