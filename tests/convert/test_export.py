@@ -45,16 +45,17 @@ def test_mask_rcnn_goes_to_the_garden_on_a_spinenet_only(backbone, tmp_path):
         export.read_run(tmp_path)
 
 
-def there_and_back(oracle, model, size, folder):
+def there_and_back(oracle, model, size, folder, task='detection'):
     """Random weights, written by the script as TF2 and converted back: equal bytes.
 
     Returns:
       The model and its variables.
     """
-    module = build_model(golden.model_config(model), task='detection', axis_name=None)
+    module = build_model(golden.model_config(model), task=task, axis_name=None)
     variables = golden.random_variables(module, size)
     arrays = flatten_dict(variables, sep='/')
     config = common.get_config()
+    config.task = task
     config.model.update(model)
     config.data.image_size = size
     workdir.write(folder / 'run', config, arrays, 5)
@@ -69,9 +70,16 @@ def there_and_back(oracle, model, size, folder):
 
 
 @pytest.mark.tf
-def test_a_mobile_model_goes_to_the_model_garden_and_back(oracle, tmp_path):
+@pytest.mark.parametrize(
+    ('model', 'size'),
+    [
+        (cases.model(activation='swish', width=0.1, head_convs=1), (128, 256)),
+        (cases.MOBILE, (128, 128)),
+    ],
+    ids=['spinenet', 'mobile'],
+)
+def test_a_retinanet_goes_to_the_model_garden_and_back(oracle, model, size, tmp_path):
     """The Garden reads it, and computes the same."""
-    model, size = cases.MOBILE, (128, 128)
     module, variables = there_and_back(oracle, model, size, tmp_path)
     description = tmp_path / 'model.json'
     description.write_text(json.dumps({**model, 'image_size': size}))
@@ -86,3 +94,10 @@ def test_a_mobile_model_goes_to_the_model_garden_and_back(oracle, tmp_path):
 @pytest.mark.tf
 def test_a_resnet_fpn_goes_to_the_model_garden_and_back(oracle, tmp_path):
     there_and_back(oracle, {**cases.RESNET, 'head_convs': 1}, (128, 128), tmp_path)
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize('cascade', [False, True])
+def test_a_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_path):
+    model = {**cases.MASK_RCNN, 'cascade': cascade, 'head_channels': 24}
+    there_and_back(oracle, model, (128, 128), tmp_path, 'instance_segmentation')

@@ -9,12 +9,9 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from pycocotools import mask as coco_mask
 
-from configs import common
-from spinenet_jax.convert import workdir
 from spinenet_jax.evaluation.masks import paste
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops import boxes as box_ops
@@ -226,61 +223,6 @@ def test_a_tf2_mask_rcnn_converted_gives_the_model_gardens_outputs(oracle, tmp_p
     rpn = ([theirs[f'rpn_{kind}{n}'] for n in golden.LEVELS] for kind in ('scores', 'codes'))
     check_proposals(task, *rpn, (boxes[0], scores[0]), proposals)
     check_instances(task, theirs['logits'][0], theirs['codes'][0], boxes[0], theirs, found)
-
-
-def test_our_weights_go_to_the_model_garden(oracle, tmp_path):
-    """A workdir of ours, written as TF2, read by the Garden: equal outputs; back: equal bytes."""
-    model, size = cases.model(activation='swish', width=0.1, head_convs=1), (128, 256)
-    module = build_model(golden.model_config(model), task='detection', axis_name=None)
-    variables = golden.random_variables(module, size)
-    arrays = flatten_dict(variables, sep='/')
-    config = common.get_config()
-    config.model.update(model)
-    config.data.image_size = size
-    workdir.write(tmp_path / 'run', config, arrays, 5)
-    flags = (f'--source={tmp_path}/run', f'--workdir={tmp_path}/tf2', '--to=tf2')
-    print(run(sys.executable, CONVERT, *flags, SPINENET_ORACLE_PYTHON=oracle))
-
-    (tmp_path / 'model.json').write_text(json.dumps({**model, 'image_size': size}))
-    run(
-        oracle,
-        FORWARD,
-        str(tmp_path / 'model.json'),
-        '0',
-        '0',
-        str(tmp_path),
-    )
-    with np.load(tmp_path / 'outputs.npz') as stored:
-        theirs = dict(stored)
-    images = cases.normalised(cases.images('full', 1, size))
-    ours = golden.run(module, variables, images)
-    golden.check(ours, {key: theirs[key] for key in ours}, TOLERANCE)
-
-    run(sys.executable, CONVERT, f'--source={tmp_path}/tf2', f'--workdir={tmp_path}/back')
-    back = flatten_dict(load_model(tmp_path / 'back')[0], sep='/')
-    assert back.keys() == arrays.keys()
-    for path, value in arrays.items():
-        np.testing.assert_array_equal(back[path], value, err_msg=path)
-
-
-@pytest.mark.parametrize('cascade', [False, True])
-def test_our_mask_rcnn_goes_to_the_model_garden_and_back(oracle, cascade, tmp_path):
-    """A workdir of ours, written as TF2 by the Garden's model; back: equal bytes."""
-    model, size = {**cases.MASK_RCNN, 'cascade': cascade, 'head_channels': 24}, (128, 128)
-    module = build_model(golden.model_config(model), task='instance_segmentation', axis_name=None)
-    arrays = flatten_dict(golden.random_variables(module, size), sep='/')
-    config = common.get_config()
-    config.task = 'instance_segmentation'
-    config.model.update(model)
-    config.data.image_size = size
-    workdir.write(tmp_path / 'run', config, arrays, 5)
-    flags = (f'--source={tmp_path}/run', f'--workdir={tmp_path}/tf2', '--to=tf2')
-    print(run(sys.executable, CONVERT, *flags, SPINENET_ORACLE_PYTHON=oracle))
-    run(sys.executable, CONVERT, f'--source={tmp_path}/tf2', f'--workdir={tmp_path}/back')
-    back = flatten_dict(load_model(tmp_path / 'back')[0], sep='/')
-    assert back.keys() == arrays.keys()
-    for path, value in arrays.items():
-        np.testing.assert_array_equal(back[path], value, err_msg=path)
 
 
 def test_the_goldens_are_what_the_oracle_makes_today(oracle, tmp_path):
