@@ -232,7 +232,8 @@ def main() -> None:
     able = PEERS.get((_MODEL.value, _ON.value))
     if able is None:
         raise UserError(f'--model={_MODEL.value}: is not compared on {_ON.value}')
-    check_names('peers', _PEERS.value, able)
+    legal = {peer for (model, _), peers in PEERS.items() for peer in peers if model == _MODEL.value}
+    check_names('peers', _PEERS.value, sorted(legal))
     spec = specification(_ON.value)
     interpreters = pythons(_PYTHONS.value, _ENVIRONMENTS.value)
     began, load = datetime.datetime.now().isoformat(timespec='minutes'), os.getloadavg()[0]

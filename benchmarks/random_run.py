@@ -36,14 +36,14 @@ def draw(config, images):
     import numpy as np
     from flax.traverse_util import flatten_dict
 
-    from benchmarks.peer_ours import crowd
+    from benchmarks.peer_ours import crowd, drawn
     from spinenet_jax.lowering.policy import policy_of
     from spinenet_jax.ops.images import MEAN, STDDEV
     from spinenet_jax.tasks.build import build_task_model
 
     model = build_task_model(config, axis_name=None, policy=policy_of(jax.devices()[0]))
     images = [((image[None] / 255.0 - MEAN) / STDDEV).astype(np.float32) for image in images]
-    variables = jax.jit(lambda: model.init(jax.random.key(0), images[0], train=False))()
+    variables = drawn(config, model)
     network = jax.jit(lambda v, x: model.apply(v, x, train=False))
     variables = crowd(variables, network, images[0])
     last = -np.inf  # logit of the last candidate, in the image that has most
