@@ -13,7 +13,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+MOMENTS = 'batch_norm_moments'  # name of the sums over devices, for jax.checkpoint
 STATIC = ('momentum', 'epsilon', 'dtype', 'axis_name', 'positions')
 
 
@@ -69,12 +71,13 @@ def by_running(
 
 def _statistics(x: jax.Array, axis_name: str | None, positions: int) -> tuple[jax.Array, jax.Array]:
     """Mean and variance of each channel, over all replicas."""
-    moments = jnp.stack([jnp.mean(x, (0, 1, 2)), jnp.mean(x * x, (0, 1, 2))])
+    moments = jnp.mean(x, (0, 1, 2)), jnp.mean(x * x, (0, 1, 2))
     if positions > 1:
-        moments = moments.reshape(2, positions, -1).mean(axis=1)
-    if axis_name is not None:
-        moments = lax.pmean(moments, axis_name)  # stacked: one array of the collective
-    mean, square = moments
+        moments = tuple(moment.reshape(positions, -1).mean(axis=0) for moment in moments)
+    if axis_name is not None and lax.axis_size(axis_name) > 1:
+        # Stacked: one array of the collective.
+        moments = tuple(lax.pmean(jnp.stack(moments), axis_name))
+    mean, square = checkpoint_name(moments, MOMENTS)
     return mean, jnp.maximum(0.0, square - mean * mean)
 
 

@@ -29,6 +29,8 @@ class Policy:
         (`depthwise.py`).
       shifted_pools: whether a max-pool is the maximum of shifted maps (`pooling.py`).
       roi_align: the formulation of crops, 'gather' or 'einsum' (`ops/roi_align.py`).
+      donates_state: whether a training step may overwrite the state that it is given. XLA's CPU
+        compiler copies every such array before it does.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Policy:
     shifted_pools: bool = False
     shifted_depthwise: bool = False
     roi_align: str = 'gather'
+    donates_state: bool = True
 
 
 # All is left to XLA: GPUs, and programs that are analysed, exported or read.
@@ -52,6 +55,7 @@ CPU = Policy(
     winograd_3x3=True,
     shifted_pools=True,
     shifted_depthwise=True,
+    donates_state=False,
 )
 
 # TPU v2 and v3; docs/tpu_log.md, first to third round. A batch of 8 fills the 8 sublanes of a

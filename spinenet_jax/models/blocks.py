@@ -3,9 +3,10 @@
 How blocks are wired is in `graph.py` and `spinenet.py`.
 """
 
+import jax
 from flax import linen as nn
-from jax.extend.core import Primitive
 
+from spinenet_jax.lowering.batch_norm import MOMENTS
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.dropout import DropBlock, stochastic_depth
 from spinenet_jax.models.graph import EXPANSION
@@ -64,12 +65,8 @@ class Block(nn.Module):
 def maybe_remat(remat: bool, block: type[nn.Module] = Block) -> type[nn.Module]:
     """`block`, or a block that is recomputed in the backward pass instead of stored.
 
-    The sums that batch norm takes over devices are stored even so: they are few numbers, and to
-    recompute them would double the waiting for other devices.
+    What batch norm sums over devices is stored even so: it is few numbers, and to compute it again
+    would double the waiting for other devices.
     """
-    return nn.remat(block, static_argnums=(2,), policy=_is_sum_over_devices) if remat else block
-
-
-def _is_sum_over_devices(primitive: Primitive, *_: object, **__: object) -> bool:
-    """Whether an operation adds up over devices; a policy of `jax.checkpoint`."""
-    return primitive.name.startswith('psum')
+    policy = jax.checkpoint_policies.save_only_these_names(MOMENTS)
+    return nn.remat(block, static_argnums=(2,), policy=policy) if remat else block

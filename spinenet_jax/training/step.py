@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,12 @@ from jax import lax
 
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
+from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS
 from spinenet_jax.tasks.task import Batch, Scalars, Task
 from spinenet_jax.training.state import TrainState
+
+Tree = TypeVar('Tree')
 
 
 class TrainStep(Protocol):
@@ -76,11 +79,12 @@ def make_train_step(
       devices: all of all processes by default.
 
     Returns:
-      A function of the state, replicated [devices, ...], whose buffers are donated, and a batch
-      with leaves [devices, B, ...], B a multiple of accumulate_steps. Its metrics are f32[devices],
-      equal on all: the task's losses (without weight decay), 'grad_norm' (of the summed gradient,
-      without weight decay), 'learning_rate'. A loss that is not finite is reported there and
-      nowhere stopped: the caller must look before it keeps the state.
+      A function of the state, replicated [devices, ...], whose buffers are donated (see
+      `Policy.donates_state`), and a batch with leaves [devices, B, ...], B a multiple of
+      accumulate_steps. Its metrics are f32[devices], equal on all: the task's losses (without
+      weight decay), 'grad_norm' (of the summed gradient, without weight decay), 'learning_rate'.
+      A loss that is not finite is reported there and nowhere stopped: the caller must look before
+      it keeps the state.
     """
 
     def forward(params, batch_stats, batch, key):
@@ -149,7 +153,7 @@ def make_train_step(
         names = sorted(numerators)
         # Stacked, so that the scalars are one array of the collective.
         stacked = jnp.stack([numerators[name] for name in names])
-        grads, totals = lax.psum((grads, stacked), AXIS)
+        grads, totals = _over_devices((grads, stacked))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = task.losses(dict(zip(names, totals, strict=True)), normalisers)
         metrics |= {
@@ -164,7 +168,8 @@ def make_train_step(
         )
         return new_state, metrics
 
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=(0,), devices=devices)
+    donated = (0,) if policy_of((devices or jax.devices())[0]).donates_state else ()
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=donated, devices=devices)
 
 
 def _stream_keys(streams: Sequence[str], key: jax.Array) -> dict[str, jax.Array]:
@@ -182,7 +187,12 @@ def _stream_keys(streams: Sequence[str], key: jax.Array) -> dict[str, jax.Array]
 
 def _total(normalisers: Scalars) -> Scalars:
     """Summed over all devices, and constant to the gradient."""
-    return lax.psum(lax.stop_gradient(normalisers), AXIS)
+    return _over_devices(lax.stop_gradient(normalisers))
+
+
+def _over_devices(tree: Tree) -> Tree:
+    """The sum over all devices. One device adds nothing: its program would have a sum a layer."""
+    return tree if lax.axis_size(AXIS) == 1 else lax.psum(tree, AXIS)
 
 
 def _sum_over(run, batch_stats, pieces):
