@@ -1,4 +1,4 @@
-"""peers.py's worker for the TF2 Model Garden: its RetinaNet SpineNet-49, graphs of tf.function.
+"""peers.py's worker for the TF2 Model Garden: its RetinaNets, graphs of tf.function.
 
 Runs in the environment that tools/maintenance/make_oracle_env.sh builds.
 """
@@ -13,7 +13,11 @@ import tf_keras
 from official.vision.modeling.layers import detection_generator
 from official.vision.ops import anchor
 
-MODEL = cases.model(**{**cases.FULL['49'], 'activation': 'relu'})
+MODELS = {
+    'retinanet': cases.model(**{**cases.FULL['49'], 'activation': 'relu'}),
+    'mobile': cases.model(**cases.FULL['mb49']),
+}
+NAMES = {'retinanet': 'RetinaNet SpineNet-49', 'mobile': 'RetinaNet SpineNet-Mobile 49'}
 
 
 def crowd(network: tf_keras.Model, outputs, x: tf.Tensor) -> None:
@@ -27,14 +31,20 @@ def crowd(network: tf_keras.Model, outputs, x: tf.Tensor) -> None:
         for levels in outputs(x)
     )
     logit_scale, bias, code_scale = worker.calibration(logits, codes)
-    classifier.kernel.assign(classifier.kernel * logit_scale)
+    kernel_of(classifier).assign(kernel_of(classifier) * logit_scale)
     classifier.bias.assign(tf.fill(classifier.bias.shape, bias))
-    regressor.kernel.assign(regressor.kernel * code_scale)
+    kernel_of(regressor).assign(kernel_of(regressor) * code_scale)
 
 
-def labels(side: int, count: int) -> dict:
+def kernel_of(predictor: tf_keras.layers.Layer) -> tf.Variable:
+    """The kernel of a convolution, the pointwise one of a separable convolution."""
+    separable = isinstance(predictor, tf_keras.layers.SeparableConv2D)
+    return predictor.pointwise_kernel if separable else predictor.kernel
+
+
+def labels(side: int, count: int, anchor_size: float) -> dict:
     """The targets that the Garden's data loader makes of `worker.objects`."""
-    made = anchor.Anchor(3, 7, 3, [0.5, 1.0, 2.0], MODEL['anchor_size'], (side, side))
+    made = anchor.Anchor(3, 7, 3, [0.5, 1.0, 2.0], anchor_size, (side, side))
     labeler, rows = anchor.AnchorLabeler(), []
     names = ('cls_targets', 'box_targets', 'attributes', 'cls_weights', 'box_weights')
     for boxes, kinds in zip(*worker.objects(side, count), strict=True):
@@ -48,11 +58,11 @@ def labels(side: int, count: int) -> dict:
 
 def train_measure(spec: worker.Spec):
     """One training step as a function."""
-    side = spec.train_size
-    task, network = garden.build(MODEL, (side, side), worker.WEIGHT_DECAY)
+    side, model = spec.train_size, MODELS[spec.model]
+    task, network = garden.build(model, (side, side), worker.WEIGHT_DECAY)
     optimizer = tf_keras.optimizers.legacy.SGD(worker.LEARNING_RATE, worker.MOMENTUM)
     x = tf.constant(worker.images(spec, spec.train_batch, side))
-    inputs = (x, labels(side, spec.train_batch))
+    inputs = (x, labels(side, spec.train_batch, model['anchor_size']))
     step = tf.function(lambda: task.train_step(inputs, network, optimizer)['loss'])
     return lambda: step().numpy()
 
@@ -60,7 +70,8 @@ def train_measure(spec: worker.Spec):
 def build(spec: worker.Spec) -> worker.Peer:
     """Graphs are traced on the first call of each measure."""
     size = (spec.image_size, spec.image_size)
-    _, network = garden.build(MODEL, size)
+    model = MODELS[spec.model]
+    _, network = garden.build(model, size)
     one = tf.constant(worker.images(spec, 1, spec.image_size))
     shape = tf.constant([size], tf.float32)
 
@@ -76,7 +87,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     crowd(network, outputs, one)
     scores = [tf.sigmoid(level).numpy() for level in outputs(one)[0].values()]
     generator = detection_generator.MultilevelDetectionGenerator(nms_version='batched')
-    anchors = anchor.Anchor(3, 7, 3, [0.5, 1.0, 2.0], MODEL['anchor_size'], size).multilevel_boxes
+    anchors = anchor.Anchor(3, 7, 3, [0.5, 1.0, 2.0], model['anchor_size'], size).multilevel_boxes
     anchors = {level: boxes[None] for level, boxes in anchors.items()}
 
     @tf.function
@@ -94,7 +105,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         'matmul': lambda: product().numpy(),
     }
     facts = {
-        'model': 'RetinaNet SpineNet-49',
+        'model': NAMES[spec.model],
         'dtype': 'float32',
         'candidates': sum(int((s > worker.SCORE_THRESHOLD).sum()) for s in scores),
         'versions': {name: version(name) for name in ('tensorflow-cpu', 'tf-models-official')},

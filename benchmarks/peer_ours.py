@@ -17,6 +17,9 @@ from spinenet_jax.training import optim
 from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_train_step
 
+CONFIGS = {'retinanet': '49-B', 'mobile': 'mb49-M'}
+NAMES = {'retinanet': 'RetinaNet SpineNet-49', 'mobile': 'RetinaNet SpineNet-Mobile 49'}
+
 
 def settings(config: ConfigDict, spec: worker.Spec, side: int) -> ConfigDict:
     """`config` for images of `side`: float32 on CPU, bfloat16 on GPU."""
@@ -96,7 +99,7 @@ class Training:
 
 def build(spec: worker.Spec) -> worker.Peer:
     """Everything is compiled on the first call of each measure."""
-    config = settings(retinanet.get_config('49-B'), spec, spec.image_size)
+    config = settings(retinanet.get_config(CONFIGS[spec.model]), spec, spec.image_size)
     task, policy = build_task(config), policy_of(jax.devices()[0])
     model = build_task_model(config, axis_name=None, policy=policy)
     one = jax.device_put(worker.images(spec, 1, spec.image_size))
@@ -113,7 +116,7 @@ def build(spec: worker.Spec) -> worker.Peer:
     product = jax.jit(jnp.dot)
     boxes, labels = worker.objects(spec.train_size, spec.train_batch)
     train = Training(
-        settings(retinanet.get_config('49-B'), spec, spec.train_size),
+        settings(retinanet.get_config(CONFIGS[spec.model]), spec, spec.train_size),
         {'boxes': boxes, 'labels': labels.astype(np.int32)},
     )
     measures = {
@@ -127,7 +130,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         measures[f'throughput_{batch}'] = call(whole, x)
     parts = config_cost(config).values()
     facts = {
-        'model': 'RetinaNet SpineNet-49',
+        'model': NAMES[spec.model],
         'dtype': config.model.dtype,
         'candidates': int(sum(jnp.sum(s > worker.SCORE_THRESHOLD) for s in scores)),
         'multiply_adds': sum(part.multiply_adds for part in parts),

@@ -28,6 +28,7 @@ class Spec(NamedTuple):
       train_size, train_batch: side and number of the images of a training step.
       batches: batch sizes of the throughput measures, none on CPU.
       matmul: side of the square matrices whose product shows the machine's peak.
+      model: 'retinanet', 'mobile' or 'mask_rcnn'.
     """
 
     on: str
@@ -36,6 +37,7 @@ class Spec(NamedTuple):
     train_batch: int
     batches: tuple[int, ...]
     matmul: int
+    model: str = 'retinanet'
 
 
 class Peer(NamedTuple):

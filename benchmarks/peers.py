@@ -3,6 +3,7 @@
     python benchmarks/peers.py --on=cpu
     python benchmarks/peers.py --on=gpu
     python benchmarks/peers.py --on=cpu --model=mask_rcnn
+    python benchmarks/peers.py --on=cpu --model=mobile
 
 Every peer runs in a Python environment of its own, which `tools/maintenance/make_peer_env.sh`
 builds; one that is missing is reported as not run. All are compiled and warm before anything is
@@ -42,6 +43,9 @@ What is not equal:
   - Peak memory, on a GPU: ours is what the compiler reserves for the step, torchvision's what its
     allocator held at most, with the detector for inference, which stays on the card.
 
+With --model=mobile the measures are the same of SpineNet-Mobile 49, at 384 pixels, beside the
+Garden's, which has the same network.
+
 With --model=mask_rcnn the measures are
 
     network       one 640 x 640 image, normalised, to the proposals' maps, the box head's outputs
@@ -79,14 +83,18 @@ from spinenet_jax import launch  # noqa: E402
 from spinenet_jax.errors import UserError  # noqa: E402
 
 _ON = flags.DEFINE_enum('on', 'cpu', ['cpu', 'gpu'], 'what to measure on')
-_MODEL = flags.DEFINE_enum('model', 'retinanet', ['retinanet', 'mask_rcnn'], 'what is compared')
+_MODEL = flags.DEFINE_enum(
+    'model', 'retinanet', ['retinanet', 'mobile', 'mask_rcnn'], 'what is compared'
+)
 _MEASURES = flags.DEFINE_list('measures', [], 'only these; default all')
 _PEERS = flags.DEFINE_list('peers', [], 'only these; default all that belong to --on')
 _ENVIRONMENTS = flags.DEFINE_string('environments', '~/.cache/spinenet_peers', 'their folder')
 _PYTHONS = flags.DEFINE_list('pythons', [], 'peer=path of its python, instead of the folder')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'turns of each peer a measure')
 _REPEATS = flags.DEFINE_integer('repeats', 2, 'calls timed a turn')
-_IMAGE_SIZE = flags.DEFINE_integer('image_size', 640, 'side, pixels; a multiple of 128')
+_IMAGE_SIZE = flags.DEFINE_integer(
+    'image_size', 0, 'pixels, multiple of 128; default 640, mobile 384'
+)
 _TRAIN_SIZE = flags.DEFINE_integer('train_size', 0, 'side, pixels; default 256, gpu 640')
 _TRAIN_BATCH = flags.DEFINE_integer('train_batch', 0, 'images; default 4, gpu 32, masks 2')
 _RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
@@ -94,10 +102,11 @@ _RECORD = flags.DEFINE_bool('record', False, "append to the repository's log")
 PEERS = {
     ('retinanet', 'cpu'): ('ours', 'garden', 'kerashub'),
     ('retinanet', 'gpu'): ('ours', 'torchvision'),
+    ('mobile', 'cpu'): ('ours', 'garden'),
     ('mask_rcnn', 'cpu'): ('ours', 'garden', 'torchvision'),
 }
-WORKERS = {'retinanet': 'peer_{}.py', 'mask_rcnn': 'peer_{}_masks.py'}
-LOGS = {'retinanet': 'peers', 'mask_rcnn': 'peers_masks'}
+WORKERS = {'retinanet': 'peer_{}.py', 'mobile': 'peer_{}.py', 'mask_rcnn': 'peer_{}_masks.py'}
+LOGS = {'retinanet': 'peers', 'mobile': 'peers', 'mask_rcnn': 'peers_masks'}
 MEASURES = ('network', 'end_to_end', 'train', 'matmul', 'throughput')
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -138,7 +147,8 @@ def specification(on: str) -> dict[str, Any]:
     gpu, masks = on == 'gpu', _MODEL.value == 'mask_rcnn'
     return {
         'on': on,
-        'image_size': _IMAGE_SIZE.value,
+        'model': _MODEL.value,
+        'image_size': _IMAGE_SIZE.value or (384 if _MODEL.value == 'mobile' else 640),
         'train_size': _TRAIN_SIZE.value or (640 if gpu else 256),
         'train_batch': _TRAIN_BATCH.value or (32 if gpu else 2 if masks else 4),
         'batches': BATCHES if gpu else (),
