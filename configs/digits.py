@@ -46,7 +46,10 @@ def get_config(argument: str = 'boxes') -> ConfigDict:
     config.optim.learning_rate = 0.1
     config.optim.learning_rate_batch = 16
     config.optim.schedule = 'cosine'
-    config.optim.warmup_epochs = 0.5
+    # Without clipping and with half an epoch of warm-up, five equal runs ended between AP 0.54 and
+    # 0.65, by how they began.
+    config.optim.warmup_epochs = 1.0
+    config.optim.clip_norm = 1.0
     config.optim.warmup_start_rate = 0.005
 
     config.eval.batch_size = 20
@@ -59,6 +62,8 @@ def get_config(argument: str = 'boxes') -> ConfigDict:
 def _set_masks(config: ConfigDict) -> None:
     """Mask R-CNN with few regions: a scene has one to five digits."""
     config.task = 'instance_segmentation'
+    config.optim.warmup_epochs = 0.5
+    config.optim.clip_norm = 0.0
     config.model.hidden_channels = 128
     config.train.epochs = 4
     config.train.max_proposals = 100
