@@ -102,15 +102,24 @@ def _set_batch_size(config: Any, devices: int) -> int:
     return section.batch_size
 
 
+def _commit() -> str:
+    """The checkout's commit, '-dirty' if files other than the logs differ; '' without git."""
+
+    def git(*words: str) -> str:
+        command = ['git', '-C', str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git('status', '--porcelain', '--untracked-files=no', '--', ':!benchmarks/logs')
+        return git('describe', '--always') + ('-dirty' if changed else '')
+    except FileNotFoundError:
+        return ''
+
+
 def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
     """What was asked for, and with which versions."""
     words = zip(sys.argv[1:], [*sys.argv[2:], ''], strict=True)
     changes = [w if '=' in w else f'{w}={after}' for w, after in words if w.startswith('--config.')]
-    git = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty']
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        commit = ''
     return {
         'config': config_flags.get_config_filename(FLAGS['config']),
         'changes': [change.removeprefix('--config.') for change in changes],
@@ -123,7 +132,7 @@ def _describe_run(config: Any, cores: int, batch_size: int) -> dict[str, Any]:
         'accumulate_steps': config.optim.accumulate_steps,
         'jax': metadata.version('jax'),
         'libtpu': metadata.version('libtpu'),
-        'commit': commit,
+        'commit': _commit(),
     }
 
 
