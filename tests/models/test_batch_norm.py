@@ -84,3 +84,16 @@ def test_a_parameter_of_another_shape_is_refused():
     variables = module.init(jax.random.key(0), jnp.ones((1, 2, 2, 3)))
     with pytest.raises(Exception, match='shape'):
         module.apply(variables, jnp.ones((1, 2, 2, 4)))
+
+
+@pytest.mark.parametrize('replicas', [1, 2])
+def test_a_single_replica_sums_over_nothing(replicas):
+    module = BatchNorm(**options(train=True, axis_name='replicas'))
+    x = jnp.ones((replicas, 2, 4, 4, 3))
+    variables = BatchNorm(**options(train=True)).init(jax.random.key(0), x[0])
+
+    def call(x):
+        return module.apply(variables, x, mutable=['batch_stats'])
+
+    mapped = jax.pmap(call, axis_name='replicas', devices=jax.devices()[:replicas])
+    assert ('psum' in str(jax.make_jaxpr(mapped)(x))) == (replicas > 1)

@@ -132,6 +132,17 @@ def test_every_number_is_reduced_once():
     assert sum(reduced) == 1 + 2 + sum(x.size for x in jax.tree.leaves(state.params))
 
 
+def test_one_device_sums_over_nothing_and_a_cpu_keeps_the_state_it_was_given():
+    model, devices = TinyModel(axis_name=None), jax.devices()[:1]
+    step = make_train_step(model, TASK, SGD, lambda step: 0.1, seed=0, devices=devices)
+    state = replicate(create_state(model, SGD, TASK.image_size, seed=0), devices)
+    batch = split(batch_at(0, 4), 1)
+    names = {e.primitive.name for e in all_equations(jax.make_jaxpr(step)(state, batch).jaxpr)}
+    assert not any(name.startswith('psum') for name in names)
+    step(state, batch)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
 def all_equations(jaxpr):
     """The equations of a jaxpr and of those inside it."""
     for equation in jaxpr.eqns:
