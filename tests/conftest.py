@@ -8,6 +8,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 WANTED = (
     ('xla_force_host_platform_device_count', '4'),
     ('xla_backend_optimization_level', '0'),
+    # A device that waits this long for the others ends the process. 40 s by default, which on a
+    # busy machine a device that compiles or sleeps beside the rest may take.
+    ('xla_cpu_collective_call_terminate_timeout_seconds', '600'),
 )
 _flags = os.environ.get('XLA_FLAGS', '')
 os.environ['XLA_FLAGS'] = ' '.join(
