@@ -8,8 +8,8 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 WANTED = (
     ('xla_force_host_platform_device_count', '4'),
     ('xla_backend_optimization_level', '0'),
-    # A device that waits this long for the others ends the process. 40 s by default, which on a
-    # busy machine a device that compiles or sleeps beside the rest may take.
+    # A device that has waited this long for the others ends the process. By default it is 40 s,
+    # which one of them may take on a busy machine.
     ('xla_cpu_collective_call_terminate_timeout_seconds', '600'),
 )
 _flags = os.environ.get('XLA_FLAGS', '')
