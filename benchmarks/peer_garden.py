@@ -17,7 +17,6 @@ MODELS = {
     'retinanet': cases.model(**{**cases.FULL['49'], 'activation': 'relu'}),
     'mobile': cases.model(**cases.FULL['mb49']),
 }
-NAMES = {'retinanet': 'RetinaNet SpineNet-49', 'mobile': 'RetinaNet SpineNet-Mobile 49'}
 
 
 def crowd(network: tf_keras.Model, outputs, x: tf.Tensor) -> None:
@@ -105,7 +104,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         'matmul': lambda: product().numpy(),
     }
     facts = {
-        'model': NAMES[spec.model],
+        'model': worker.NAMES[spec.model],
         'dtype': 'float32',
         'candidates': sum(int((s > worker.SCORE_THRESHOLD).sum()) for s in scores),
         'versions': {name: version(name) for name in ('tensorflow-cpu', 'tf-models-official')},

@@ -18,7 +18,6 @@ from spinenet_jax.training.state import create_state
 from spinenet_jax.training.step import make_train_step
 
 CONFIGS = {'retinanet': '49-B', 'mobile': 'mb49-M'}
-NAMES = {'retinanet': 'RetinaNet SpineNet-49', 'mobile': 'RetinaNet SpineNet-Mobile 49'}
 
 
 def settings(config: ConfigDict, spec: worker.Spec, side: int) -> ConfigDict:
@@ -130,7 +129,7 @@ def build(spec: worker.Spec) -> worker.Peer:
         measures[f'throughput_{batch}'] = call(whole, x)
     parts = config_cost(config).values()
     facts = {
-        'model': NAMES[spec.model],
+        'model': worker.NAMES[spec.model],
         'dtype': config.model.dtype,
         'candidates': int(sum(jnp.sum(s > worker.SCORE_THRESHOLD) for s in scores)),
         'multiply_adds': sum(part.multiply_adds for part in parts),

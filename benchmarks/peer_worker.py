@@ -17,6 +17,8 @@ SCORE_THRESHOLD, IOU_THRESHOLD, DETECTIONS = 0.05, 0.5, 100
 CLASSES, BOXES = 91, 10
 REGIONS, MASK_SIZE = 1000, 112  # of Mask R-CNN: proposals of an image, side of a mask in a batch
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 4e-5
+# What the models that ours and the Garden's share are called, by the spec's model.
+NAMES = {'retinanet': 'RetinaNet SpineNet-49', 'mobile': 'RetinaNet SpineNet-Mobile 49'}
 
 
 class Spec(NamedTuple):

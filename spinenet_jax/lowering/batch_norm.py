@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-MOMENTS = 'batch_norm_moments'  # name of the sums over devices, for jax.checkpoint
+MOMENTS = 'batch_norm_moments'  # what jax.checkpoint knows the statistics by
 Moments = tuple[jax.Array, jax.Array]  # f32[C] each
 STATIC = ('momentum', 'epsilon', 'dtype', 'axis_name', 'positions')
 

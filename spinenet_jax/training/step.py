@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,9 @@ from jax import lax
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation.runner import EvalStep
 from spinenet_jax.lowering.policy import policy_of
-from spinenet_jax.parallel import AXIS
+from spinenet_jax.parallel import AXIS, Tree
 from spinenet_jax.tasks.task import Batch, Scalars, Task
 from spinenet_jax.training.state import TrainState
-
-Tree = TypeVar('Tree')
 
 
 class TrainStep(Protocol):
@@ -191,7 +189,7 @@ def _total(normalisers: Scalars) -> Scalars:
 
 
 def _over_devices(tree: Tree) -> Tree:
-    """The sum over all devices. One device adds nothing: its program would have a sum a layer."""
+    """The sum over all devices; over one, nothing is left for the compiler to do."""
     return tree if lax.axis_size(AXIS) == 1 else lax.psum(tree, AXIS)
 
 
