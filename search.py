@@ -38,12 +38,11 @@ def main() -> int:
     config = _CONFIG.value
     settings.check(config)
     watch = progress.Progress(_WORKDIR.value)
-    progress.on_sigterm_as_on_ctrl_c()
-    try:
-        engine = build.build_engine(config, _ENGINE.value)
-        search = build.build_search(config, _WORKDIR.value, engine, _EVALUATOR.value, watch)
-        search.run()
-    except KeyboardInterrupt:
+    stopped = progress.stop_on_signals()
+    engine = build.build_engine(config, _ENGINE.value)
+    search = build.build_search(config, _WORKDIR.value, engine, _EVALUATOR.value, watch)
+    search.run(stopped)
+    if stopped():
         print('stopped: the same command continues', file=sys.stderr)
         return 130
     watch.finish(search)

@@ -5,6 +5,7 @@ the resources asked for. Retries are the search's, so Ray makes none.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,7 @@ class RayEngine:
         self._ray = ray
         named = dict(resources)
         options: dict[str, Any] = {n: named.pop(n) for n in ('num_cpus', 'num_gpus') if n in named}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         if 'RAY_ADDRESS' in os.environ:
             # The checkout, which the command is started in, is sent to every machine.
             runtime = {'working_dir': os.getcwd(), 'excludes': _EXCLUDES}
@@ -50,6 +52,7 @@ class RayEngine:
                 include_dashboard=False,
                 log_to_driver=False,
             )
+        signal.signal(signal.SIGTERM, on_sigterm)  # not Ray's, which leaves at once
         self._remote = ray.remote(max_retries=0, resources=named, **options)(_evaluate)
         self._jobs: dict[int, Job] = {}
         self._tasks: dict[int, Any] = {}  # number: stream of a task's messages

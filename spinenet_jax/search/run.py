@@ -22,7 +22,7 @@ from spinenet_jax.search.space import Space, decode
 # time limit may be due to either, so it gets one more chance.
 RETRIES = {'lost': 2, 'timeout': 1}
 
-
+LOOK_SECONDS = 1.0  # between two looks at whether to stop, and at the page
 HOPELESS = 10  # candidates without a single reward that end a search
 
 
@@ -85,21 +85,25 @@ class Search:
         self._waiting: dict[str, list[int]] = {}  # graph being evaluated: its duplicates
         self.history.teach(controller)
 
-    def run(self) -> History:
-        """Go on until the plan is fulfilled; on any exception, running candidates are killed."""
+    def run(self, stopped: Callable[[], bool] = lambda: False) -> History:
+        """Go on until the plan is fulfilled or `stopped` says so, which is asked between steps.
+
+        When it returns, and on any exception, candidates that still run are killed.
+        """
         try:
             for number in sorted(self.history.pending):
                 self._start(number)
-            while True:
-                while self._wants_more():
+            while not stopped():
+                while self._wants_more() and not stopped():
                     self._start(self._ask())
                 self._watch(self)
                 if not self._running:
-                    return self.history
-                report = self._engine.wait(timeout=10.0)
+                    break
+                report = self._engine.wait(timeout=LOOK_SECONDS)
                 self.alive = report.alive
                 for outcome in report.outcomes:
                     self._take(outcome)
+            return self.history
         finally:
             for number in list(self._running):
                 self._engine.cancel(number)

@@ -102,15 +102,30 @@ def kill_and_continue(workdir, what, engine):
 
 
 @pytest.mark.slow
-def test_sigterm_stops_candidates_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_candidates_and_says_how_to_go_on(tmp_path, number):
     search = start(tmp_path, 'with_child')
     child = tmp_path / 'candidates' / '000000' / 'child'
     wait_for(lambda: child.exists() and child.read_text())
-    search.send_signal(signal.SIGTERM)
-    errors = search.communicate(timeout=300)[1]
-    assert search.returncode == 130
-    assert errors.splitlines()[-1] == 'stopped: the same command continues'
+    check_stopped(search, number)  # while search.md is being drawn
     assert gone(child.read_text())
+
+
+@pytest.mark.ray
+def test_sigterm_stops_candidates_on_ray(tmp_path):
+    pytest.importorskip('ray')
+    search = start(tmp_path, 'slow', engine='ray')
+    wait_for(lambda: running(tmp_path))
+    pids = running(tmp_path)
+    check_stopped(search, signal.SIGTERM)
+    assert all(gone(pid) for pid in pids)
+
+
+def check_stopped(search, number):
+    search.send_signal(number)
+    errors = search.communicate(timeout=60)[1]
+    assert search.returncode == 130, errors
+    assert errors.splitlines()[-1] == 'stopped: the same command continues'
 
 
 @pytest.mark.slow

@@ -199,7 +199,13 @@ def test_a_lost_host_ends_the_others_with_one_last_line(tmp_path, victim, number
     processes[victim].kill()
     processes[victim].wait()
     line = errors.splitlines()[-1]
-    assert line.startswith(f'error: process {victim}') and processes[1 - victim].returncode != 0
+    # Gloo aborts the survivor when a message meets the next operation's buffer after another one
+    # was cut off; its witness then says what can be seen from outside.
+    witnessed = f'error: process {1 - victim} of 2 was killed, crashed, or lost another one'
+    assert line.startswith(
+        witnessed if 'gloo::EnforceNotMet' in errors else f'error: process {victim}'
+    )
+    assert processes[1 - victim].returncode != 0
     steps = sorted(int(p.name) for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit())
     assert f'the last checkpoint is {steps[-1]}; start the same command again' in line
     if number == signal.SIGKILL and victim == 1:  # and it does go on
