@@ -8,6 +8,9 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 WANTED = (
     ('xla_force_host_platform_device_count', '4'),
     ('xla_backend_optimization_level', '0'),
+    # The older emitters of fused loops compile programs of this size in half the time; a real
+    # training step takes them longer.
+    ('xla_cpu_use_fusion_emitters', 'false'),
     # A device that has waited this long for the others ends the process. By default it is 40 s,
     # which one of them may take on a busy machine.
     ('xla_cpu_collective_call_terminate_timeout_seconds', '600'),
