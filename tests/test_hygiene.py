@@ -281,14 +281,8 @@ def cheapest(config):
     return config
 
 
-WIDTHS = ('width', 'resample_alpha', 'endpoint_channels', 'head_channels', 'hidden_channels')
-
-
 def traced_once():
-    """Of configs whose traces would be alike, the first; of those alike but for widths, too.
-
-    The latter are slow: tests/models/test_sizes.py traces every detector at its widths.
-    """
+    """Of configs whose traces would be alike, the first."""
     seen = set()
     for name, argument in CONFIGS:
         config = cheapest(config_of(name, argument))
@@ -299,13 +293,12 @@ def traced_once():
             for key in ('activation', 'stochastic_depth', 'dropblock_keep_prob'):
                 model.pop(key)
         exact = (config.task, *sorted(model.items()))
-        shape = (config.task, *sorted((k, v) for k, v in model.items() if k not in WIDTHS))
-        marks = () if shape not in seen else pytest.mark.slow
         if exact not in seen:
-            yield pytest.param(name, argument, id=f'{name}-{argument}', marks=marks)
-        seen |= {exact, shape}
+            yield pytest.param(name, argument, id=f'{name}-{argument}')
+        seen.add(exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'argument'), traced_once())
 def test_every_config_trains_as_far_as_a_trace_shows(name, argument):
     """One forward pass, losses and predictions of the config's own task and model."""

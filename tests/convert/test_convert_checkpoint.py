@@ -153,6 +153,7 @@ def test_a_mobile_checkpoint_comes_back_as_it_was(tmp_path, flavour):
     assert found.settings['squeeze_gate'] == gate and 'pooling' not in found.settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['49XS', '49S', '49'])
 def test_published_mobile_sizes_are_recognised_from_shapes(name, tmp_path):
     row = graph.MOBILE_SCALING[name]
@@ -252,6 +253,7 @@ def test_classifier(tmp_path):
     check_equal(converted, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'endpoints'),
     [('49S', 128), ('49S', 256), ('49', 256), ('96', 256), ('143', 256), ('190', 512)],

@@ -39,6 +39,7 @@ def compiled():
             yield pytest.param(name, record, id=f'{name} {record["topology"]}')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'record'), compiled())
 def test_estimate_is_near_what_the_tpu_compiler_found(name, record):
     config = retinanet.get_config(name)

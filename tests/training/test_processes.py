@@ -23,7 +23,8 @@ SCRIPT = Path(__file__).parent / 'tiny_run.py'
 def launch(folder, *flags, devices=1):
     environment = os.environ | {
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': os.environ['XLA_FLAGS']
+        + f' --xla_force_host_platform_device_count={devices}',  # the last one counts
     }
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), f'--workdir={folder}', *flags],
