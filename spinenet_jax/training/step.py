@@ -22,6 +22,7 @@ from spinenet_jax.evaluation.runner import EvalStep
 from spinenet_jax.lowering.policy import policy_of
 from spinenet_jax.parallel import AXIS, Tree
 from spinenet_jax.tasks.task import Batch, Scalars, Task
+from spinenet_jax.training.optim import global_norm
 from spinenet_jax.training.state import TrainState
 
 
@@ -155,7 +156,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         metrics = task.losses(dict(zip(names, totals, strict=True)), normalisers)
         metrics |= {
-            'grad_norm': optax.global_norm(grads),
+            'grad_norm': global_norm(grads),
             'learning_rate': jnp.asarray(schedule(state.step), jnp.float32),
         }
         new_state = TrainState(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny import TinyModel
 
@@ -110,6 +111,32 @@ def test_two_updates_by_hand():
         params = jax.tree.map(jnp.add, params, updates)
         layer = params['layer']
         assert (float(layer['kernel']), float(layer['bias'])) == pytest.approx(expected)
+
+
+def test_global_norm_and_clipping_equal_those_of_optax():
+    rng = np.random.default_rng(0)
+    tree = {
+        'kernel': rng.normal(size=(3, 3, 4, 5)),
+        'scale': rng.normal(size=7),
+        'bias': rng.normal(size=4),
+        'count': rng.normal(size=()),
+    }
+    tree = jax.tree.map(jnp.float32, tree)
+    norm = float(optax.global_norm(tree))
+    assert float(optim.global_norm(tree)) == pytest.approx(norm, rel=1e-6)
+    for largest in (0.5 * norm, 2.0 * norm):
+        own, theirs = (
+            module.clip_by_global_norm(largest).update(tree, optax.EmptyState())[0]
+            for module in (optim, optax)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), own, theirs)
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    clipped, _ = optim.clip_by_global_norm(1.0).update(zeros, optax.EmptyState())
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(clipped))
+    lost = tree | {'bias': jnp.full(4, jnp.nan)}
+    assert np.isnan(
+        optim.clip_by_global_norm(1.0).update(lost, optax.EmptyState())[0]['scale']
+    ).all()
 
 
 def test_clip_bounds_the_norm_with_decay():
