@@ -55,7 +55,7 @@ METRICS = {
 TOLERANCE = 0.03  # of multiply-adds
 # After 4 epochs, AP of one model differed by up to 8 between seeds; after 8 without clipping and
 # with half an epoch of warm-up, by up to 14.
-EPOCHS, WARMUP_EPOCHS = 8.0, 1.0
+EPOCHS, WARMUP_EPOCHS, LEARNING_RATE = 8.0, 1.0, 0.1
 QUICK = '--xla_backend_optimization_level=1'  # on a CPU, compiling takes longer than training
 RESNET = 'resnet50'
 ORDERS = {
@@ -153,6 +153,7 @@ def make_config(task: str, graph: str, width: float) -> Any:
         config = search.get_config('digits').candidate
         config.data.train_split, config.data.eval_split = 'train', 'val'
         config.train.epochs, config.optim.warmup_epochs = EPOCHS, WARMUP_EPOCHS
+        config.optim.learning_rate = LEARNING_RATE
     config.model.width = width
     if graph == RESNET:
         config.model.backbone, config.model.depth = 'resnet_fpn', 50

@@ -59,6 +59,8 @@ def _digits() -> ConfigDict:
     config.model.head_channels = 24
     config.model.head_convs = 1
     config.model.bn_momentum = 0.95
+    # SpineNet-49 ends at AP 10 with this rate, at 0.6 with 0.1, and at 5 with 0.1 unclipped.
+    config.optim.learning_rate = 0.3
     config.optim.warmup_epochs = 0.5
     config.data.train_split = 'train_kept'
     config.data.eval_split = 'train_held_out'

@@ -262,7 +262,8 @@ def page(rows: list[Row]) -> str:
             'hundreds of epochs. Here the same graphs are trained on the made scenes of '
             f'handwritten digits, {detection["image_side"]} pixels a side, for '
             f'{detection["epochs"]:g} epochs and at about an eighth of the width, with the '
-            'settings of `configs/search.py:digits`. That is a very short training of very small '
+            'settings of `configs/search.py:digits` but for the learning rate. That is a '
+            'very short training of very small '
             "networks on an easy task: it shows which of the paper's orders can be seen at this "
             'scale, and neither proves nor disproves any of them.'
         ),
