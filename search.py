@@ -5,12 +5,13 @@ time how far it is, and best.json is a graph for `train.py --config.model.graph=
 has the rest: fleets, your own reward, the settings.
 """
 
+import signal
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from spinenet_jax import launch
+from spinenet_jax import interrupts, launch
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Config file, with its argument: configs/search.py:digits.'
@@ -38,7 +39,7 @@ def main() -> int:
     config = _CONFIG.value
     settings.check(config)
     watch = progress.Progress(_WORKDIR.value)
-    stopped = progress.stop_on_signals()
+    stopped = interrupts.note_alone(signal.SIGTERM)
     engine = build.build_engine(config, _ENGINE.value)
     search = build.build_search(config, _WORKDIR.value, engine, _EVALUATOR.value, watch)
     search.run(stopped)

@@ -79,6 +79,27 @@ def install(*signals: int) -> None:
         signal.signal(number, _in_main_thread)
 
 
+def note_alone(*signals: int) -> Callable[[], bool]:
+    """Have signals noted and nothing else; returns whether one has come, to be asked between steps.
+
+    For work that can stop between any two of its steps and not within one: an exception raised
+    there may meet a callback of JAX's garbage collection or of a drawing library, where it is lost
+    or ends in an abort. A Ctrl-C after the first signal ends the process at once.
+
+    signals: beside SIGINT.
+    """
+    asked = threading.Event()
+
+    def answer(number: int) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            leave(SECOND, 128 + number)
+        asked.set()
+
+    answer_with(answer)
+    install(*signals)
+    return asked.is_set
+
+
 def nothing_to_save(number: int) -> None:
     """An answer: leave at once, with one line."""
     leave(f'{INTERRUPTED}: there was nothing new to save', 128 + number)

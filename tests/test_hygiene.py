@@ -52,7 +52,7 @@ ARROWS = {
     'prediction_files': 'tasks inference prediction data buckets errors',
     'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
-    'search': 'launch interrupts inference training analysis models data settings files errors',
+    'search': 'launch inference training analysis models data settings files errors',
 }
 LIBRARY_PARTS = (
     'ops',

@@ -240,3 +240,19 @@ def test_finally_of_a_script_runs_at_the_first_ctrl_c():
     )
     assert done.returncode == 130 and done.stdout == 'written\n'
     assert done.stderr == 'interrupted\n'
+
+
+def test_signals_that_are_only_noted_interrupt_nothing_until_a_second_ctrl_c():
+    noting = """
+        stopped = interrupts.note_alone(signal.SIGTERM)
+        before = stopped()
+        for number in ({}):
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+        print(before, stopped())
+        """
+    done = run_main(noting.format('signal.SIGTERM, signal.SIGTERM'))
+    assert (done.returncode, done.stdout, done.stderr) == (0, 'False True\n', '')
+    done = run_main(noting.format('signal.SIGINT, signal.SIGINT'))
+    assert (done.returncode, done.stdout) == (130, '')
+    assert done.stderr == 'interrupted again: left at once\n'

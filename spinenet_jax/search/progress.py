@@ -4,16 +4,12 @@ search.md with pictures, and best.json, a graph for `--config.model.graph`.
 """
 
 import os
-import signal
 import statistics
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from absl import logging
 
-from spinenet_jax import interrupts
 from spinenet_jax.files import absolute, write_atomically
 from spinenet_jax.models.graph import Graph, from_text, to_json
 from spinenet_jax.search.history import DUPLICATE, History, Result
@@ -144,22 +140,3 @@ def duration(seconds: float) -> str:
     if hours >= 1:
         return f'{int(hours)} h {int(minutes) % 60} min'
     return f'{round(minutes)} min' if minutes >= 1 else f'{round(seconds)} s'
-
-
-def stop_on_signals() -> Callable[[], bool]:
-    """Have Ctrl-C and a scheduler's SIGTERM stop the search; returns whether one has come.
-
-    The search looks between two of its own steps. An exception raised in the middle of one may
-    meet a callback of JAX's garbage collection or of the drawing library, where it is lost or
-    ends in an abort.
-    """
-    asked = threading.Event()
-
-    def answer(number: int) -> None:
-        if asked.is_set():
-            interrupts.leave(interrupts.SECOND, 128 + number)
-        asked.set()
-
-    interrupts.answer_with(answer)
-    interrupts.install(signal.SIGTERM)
-    return asked.is_set
