@@ -17,6 +17,7 @@ from spinenet_jax.inference import Trained
 from spinenet_jax.lowering.policy import CPU, PLAIN, Policy
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops import nms
+from spinenet_jax.ops.detections import detect
 from spinenet_jax.tasks.build import build_task_model
 from spinenet_jax.tasks.detection import DetectionTask
 
@@ -92,7 +93,7 @@ def build_function(
     trained: Trained,
     policy: Policy,
     request: Request,
-    find: Callable[..., nms.Detections] = nms.detect,
+    find: Callable[..., nms.Detections] = detect,
 ) -> Callable[[jax.Array], Outputs]:
     """The model with its weights inside, as a function of images.
 
@@ -100,7 +101,7 @@ def build_function(
       trained: see `inference.Trained`.
       policy: how to compute convolutions; see `lowering.policy`.
       request: what it takes and returns.
-      find: `nms.detect`, or one of `portable`, whose operations other formats can carry.
+      find: `detect`, or one of `portable`, whose operations other formats can carry.
 
     Returns:
       A function of u8[B,h,w,3] RGB. It gives boxes f32[B,D,4] (ymin, xmin, ymax, xmax) in pixels

@@ -1,8 +1,8 @@
 """Detection from raw outputs in operations that every export format can carry.
 
-The result is that of `ops.nms.detect`. `detect` is for TensorFlow's formats, `detect_one_by_one`
-for ONNX. Three things differ in how it is computed, because
-converters and older runtimes lack them (docs/export.md):
+The result is that of `ops.detections.detect`. `detect` is for TensorFlow's formats,
+`detect_one_by_one` for ONNX. Three things differ in how it is computed, because converters and
+older runtimes lack them (docs/export.md):
   - the best candidates are found by a stable sort, not by `lax.top_k`, which TensorFlow's loader
     does not know in the version that JAX writes;
   - suppression is a scan of fixed length, not a loop that ends by itself, and it writes no element
@@ -115,7 +115,7 @@ def detect(
     rules: Rules,
     few: int = 1000,
 ) -> Detections:
-    """Detections of a batch from raw outputs; the same as `ops.nms.detect`.
+    """Detections of a batch from raw outputs; the same as `ops.detections.detect`.
 
     Args:
       logits: f32[B,A,K]; B may be symbolic.

@@ -24,8 +24,8 @@ def write(trained: Trained, request: Request, folder: str | os.PathLike) -> None
     """Writes a file of builtin operations alone, for images of one number and size.
 
     LiteRT knows no sort of JAX's, so that candidates are chosen by `tf.math.top_k` and suppressed
-    by `NonMaxSuppressionV5`, each class in a place of its own. Unlike `ops.nms.detect` it looks at
-    the 5,000 best candidates and no others, and equal scores may come in another order.
+    by `NonMaxSuppressionV5`, each class in a place of its own. Unlike `ops.detections.detect` it
+    looks at the 5,000 best candidates and no others, and equal scores may come in another order.
     """
     import tensorflow as tf
     from jax.experimental import jax2tf

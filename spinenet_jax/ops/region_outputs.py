@@ -8,6 +8,7 @@ from jax import lax
 
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops import nms
+from spinenet_jax.ops.detections import detect_scored
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 CASCADE_WEIGHTS = (BOX_WEIGHTS, (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
@@ -44,7 +45,7 @@ def detect_regions(
     scores = jnp.where(valid[..., None], scores, -1.0)
     codes = codes.astype(jnp.float32).reshape(*codes.shape[:2], -1, 4)
     boxes = box_ops.decode(codes, regions[:, :, None], weights, inclusive)
-    return nms.detect_scored(scores, box_ops.clip(boxes, size, inclusive), rules)
+    return detect_scored(scores, box_ops.clip(boxes, size, inclusive), rules)
 
 
 def refine(

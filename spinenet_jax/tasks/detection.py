@@ -13,6 +13,7 @@ from spinenet_jax.data.batch import Category, Example, Rows, Source
 from spinenet_jax.evaluation.detection import DetectionEvaluator
 from spinenet_jax.ops import losses, nms
 from spinenet_jax.ops.anchors import ANCHORS_PER_CELL, pyramid_anchors
+from spinenet_jax.ops.detections import detect
 from spinenet_jax.ops.images import normalise
 from spinenet_jax.ops.matching import AnchorTargets, match_anchors
 from spinenet_jax.tasks.records import DetectionRecords, Detections, detections_of, draw
@@ -123,7 +124,7 @@ class DetectionTask:
         """
         del batch
         logits, codes = self.joined(outputs)
-        found = nms.detect(logits, codes, self.anchors, self.image_size, self.rules)
+        found = detect(logits, codes, self.anchors, self.image_size, self.rules)
         return found._asdict()
 
     def joined(self, outputs: Outputs) -> list[jax.Array]:

@@ -3,23 +3,19 @@
 Orbax's CheckpointManager writes host copies of an unreplicated state in the background and commits
 them atomically. A checkpoint has three items: `model` (params, batch_stats), all that evaluation
 and transfer read, with the moving average for params where a run keeps one (`averaging.py`);
-`optimizer` (opt_state, step); and `digest`, a checksum of every array, by which a restore knows
-that it reads what was written. Neither random-number nor data-iterator state is kept: both are
-functions of the step.
+`optimizer` (opt_state, step); and `digest` (`digest.py`), by which a restore knows that it reads
+what was written. Neither random-number nor data-iterator state is kept: both are functions of the
+step.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import math
 import os
 import re
-import sys
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,24 +28,23 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from spinenet_jax.errors import WORLD, RunError, UserError
 from spinenet_jax.files import DamagedFileError, absolute, read_json, write_json
 from spinenet_jax.training import distributed
+from spinenet_jax.training.digest import (
+    DIGEST,
+    Arrays,
+    DamagedCheckpointError,
+    DigestHandler,
+    DigestSave,
+    array_name,
+    drop_late_futures,
+    read_sound,
+)
 from spinenet_jax.training.state import TrainState
 
 FOLDER = 'checkpoints'
 DAMAGED_FOLDER = 'damaged'  # where a run puts checkpoints that it cannot read
 BEST = 'best.json'
-DIGEST = 'digest'
 READ_ATTEMPTS = 3  # of a checkpoint that training may just delete,
 READ_AGAIN_SECONDS = 0.4  # with pauses, before it is called damaged
-
-# What Orbax and tensorstore raise on files that are missing, cut, or hold other bytes. TypeError
-# and its like come from JSON that still parses.
-DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, IndexError)
-
-Arrays = dict[str, np.ndarray]  # by path: 'params/backbone/stem_conv/kernel'
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint whose files cannot be read or do not hold what was written; says why."""
 
 
 class _DeletedError(Exception):
@@ -80,7 +75,7 @@ class Checkpoints:
     def _open(self, keep: int) -> ocp.CheckpointManager:
         """Orbax's manager, with our digest as a third item and the best checkpoint protected."""
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        handlers.add(DIGEST, _DigestSave, _DigestHandler())
+        handlers.add(DIGEST, DigestSave, DigestHandler())
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [preservation_policy.LatestN(keep), _BestStep(self)]
@@ -122,7 +117,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(model),
                     optimizer=ocp.args.StandardSave(optimizer),
-                    digest=_DigestSave({'model': model, 'optimizer': optimizer}),
+                    digest=DigestSave({'model': model, 'optimizer': optimizer}),
                 ),
                 force=True,
             )
@@ -222,7 +217,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Turns what Orbax raises when the world does not let it write into one line."""
-        _drop_late_futures()
+        drop_late_futures()
         try:
             yield
         except (OSError, ValueError) as error:
@@ -385,115 +380,6 @@ def _read_patiently(folder: epath.Path, step: int) -> Arrays:
     raise problem
 
 
-def read_sound(path: epath.Path, items: Sequence[str]) -> dict[str, Arrays]:
-    """The arrays of some items of a checkpoint, each held to its digest.
-
-    Read by the handler alone and without a target: Orbax's managers meet other processes at
-    barriers, where a process that cannot read would leave them waiting, and a target would turn
-    every difference of structure into the errors that damage gives.
-
-    Raises:
-      DamagedCheckpointError: something is missing, cut, or not what was written.
-    """
-    _drop_late_futures()
-    found = {}
-    try:
-        for item in items:
-            handler = ocp.handlers.StandardCheckpointHandler()
-            tree = handler.restore(path / item, args=ocp.args.StandardRestore())
-            found[item] = _flat(tree)
-        digests = _read_digest(path)
-    except PermissionError:
-        raise
-    except DAMAGE as error:
-        raise DamagedCheckpointError(_first_words(error)) from error
-    for item in items if digests is not None else ():
-        _compare(found[item], digests.get(item))
-    return found
-
-
-def _read_digest(path: epath.Path) -> dict[str, Any] | None:
-    """The digests of a checkpoint by item and array; None for one written before there were any.
-
-    Raises:
-      FileNotFoundError: there should be one.
-    """
-    file = path / DIGEST / _DigestHandler.FILE
-    if file.exists():
-        return dict(json.loads(file.read_text()))
-    metadata = path / '_CHECKPOINT_METADATA'
-    if metadata.exists() and DIGEST in json.loads(metadata.read_text()).get('item_handlers', {}):
-        raise FileNotFoundError(f'{file}: no such file')
-    return None
-
-
-def _compare(found: Arrays, digests: Mapping[str, Any] | None) -> None:
-    """Raises DamagedCheckpointError naming the first array that is not what was written."""
-    written = digests or {}
-    for name in sorted(found.keys() | written.keys()):
-        if name not in found or name not in written:
-            where = 'missing' if name not in found else 'not among its digests'
-            raise DamagedCheckpointError(f'{name} is {where}')
-        if _digest(found[name]) != written[name]:
-            raise DamagedCheckpointError(f'{name} does not hold what was written')
-
-
-def _digest(array: np.ndarray) -> list[Any]:
-    """[dtype, shape, CRC-32 of the bytes] of an array, as JSON holds it."""
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return [str(array.dtype), list(array.shape), zlib.crc32(data)]
-
-
-class _DigestHandler(ocp.handlers.AsyncCheckpointHandler):
-    """Writes the digests of a checkpoint in the background, to be committed together with it."""
-
-    FILE = 'digest.json'
-
-    async def async_save(self, directory: epath.Path, args: _DigestSave) -> list[ocp.future.Future]:
-        """Starts the work; the arrays must not change until it is done."""
-        work = self._write(directory, args)
-        return [ocp.future.CommitFutureAwaitingContractedSignals(work, name=DIGEST)]
-
-    async def _write(self, directory, args):
-        if jax.process_index() == 0:
-            digests = {
-                item: {name: _digest(array) for name, array in _flat(tree).items()}
-                for item, tree in args.items.items()
-            }
-            (directory / self.FILE).write_text(json.dumps(digests))
-
-    def save(self, directory: epath.Path, args: _DigestSave) -> None:
-        """Orbax's interface asks for it; a CheckpointManager always calls async_save."""
-        raise NotImplementedError('digests are saved by async_save')
-
-    def restore(self, directory: epath.Path, args: _DigestSave | None = None) -> Any:
-        """The digests as they were written."""
-        del args
-        return json.loads((directory / self.FILE).read_text())
-
-
-# Orbax finds a handler by the class of its arguments and needs both directions registered.
-@ocp.args.register_with_handler(_DigestHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _DigestSave(ocp.args.CheckpointArgs):
-    """The trees of host arrays to take digests of, by item."""
-
-    items: Mapping[str, Any]
-
-
-def _flat(tree: Any) -> Arrays:
-    """The arrays of a tree by path; fields, keys and positions read alike: 'opt_state/1/0/trace'.
-
-    So a tree of optax tuples and what Orbax gives back without a target have the same names.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _name(path: Sequence[Any]) -> str:
-    return jax.tree_util.keystr(tuple(path), simple=True, separator='/')
-
-
 def _nested(arrays: Arrays) -> dict[str, Any]:
     """{'params', 'batch_stats'} trees from arrays by path."""
     tree: dict[str, Any] = {'params': {}, 'batch_stats': {}}
@@ -515,7 +401,7 @@ def _fill(like: TrainState, found: Mapping[str, Arrays], where: str) -> TrainSta
     filled = {}
     for item, tree in wanted.items():
         leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
-        here = {_name(path): leaf for path, leaf in leaves}
+        here = {array_name(path): leaf for path, leaf in leaves}
         for name in sorted(here.keys() | found[item].keys()):
             shapes = [
                 tuple(np.shape(arrays[name])) if name in arrays else 'missing'
@@ -546,31 +432,3 @@ def _os_error(error: OSError | ValueError) -> int | None:
         return error.errno
     found = re.search(r"os_error_code='(\d+)'", str(error))
     return int(found[1]) if found else None
-
-
-def _drop_late_futures() -> None:
-    """Keeps a read or a write that fails from leaving tracebacks of those beside it.
-
-    Orbax closes its event loop at the first error; tensorstore's threads then report the others
-    to a closed loop, each with a traceback that nobody can catch, and some after Orbax has
-    returned. So the filter stays.
-    """
-    before = sys.unraisablehook
-    if before is _unraisable:
-        return
-    _others.append(before)
-    sys.unraisablehook = _unraisable
-
-
-_others: list[Callable[[Any], object]] = []  # the hook that was there before
-
-
-def _unraisable(unraisable: Any) -> None:
-    if str(unraisable.exc_value) != 'Event loop is closed':
-        _others[-1](unraisable)
-
-
-def _first_words(error: Exception) -> str:
-    """A message on one line, cut to what a person reads."""
-    text = ' '.join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f'{text[:200]}...'

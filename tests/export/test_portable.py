@@ -1,4 +1,4 @@
-"""The portable detector against `ops.nms.detect`."""
+"""The portable detector against `ops.detections.detect`."""
 
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from spinenet_jax.export import portable
 from spinenet_jax.export.detector import check_exportable
 from spinenet_jax.ops import nms
 from spinenet_jax.ops.anchors import pyramid_anchors
+from spinenet_jax.ops.detections import detect
 from spinenet_jax.tasks.detection import DetectionTask
 
 SIZE = (64, 64)
@@ -40,7 +41,7 @@ def same(a, b):
 def test_equals_the_detector(steps, few):
     rules = nms.Rules(score=0.05, iou=0.5, candidates=200, detections=30, first_class=1)
     logits, codes = outputs(few + steps, steps=steps)
-    expected = nms.detect(logits, codes, ANCHORS, SIZE, rules, few)
+    expected = detect(logits, codes, ANCHORS, SIZE, rules, few)
     found = jax.jit(portable.detect, static_argnums=(3, 4, 5))(
         logits, codes, ANCHORS, SIZE, rules, few
     )
@@ -56,7 +57,7 @@ def test_image_by_image_equals_the_detector(few):
     found = jax.jit(portable.detect_one_by_one, static_argnums=(3, 4, 5))(
         logits, codes, ANCHORS, SIZE, rules, few
     )
-    same(found, nms.detect(logits, codes, ANCHORS, SIZE, rules, few))
+    same(found, detect(logits, codes, ANCHORS, SIZE, rules, few))
     assert found.valid[1].all() and not found.valid[0].any()
 
 
@@ -65,7 +66,7 @@ def test_an_image_without_detections_beside_a_crowded_one():
     logits, codes = outputs(3)
     logits = logits.at[0].set(-20.0)
     found = portable.detect(logits, codes, ANCHORS, SIZE, rules, 40)
-    same(found, nms.detect(logits, codes, ANCHORS, SIZE, rules, 40))
+    same(found, detect(logits, codes, ANCHORS, SIZE, rules, 40))
     assert not found.valid[0].any() and found.valid[1].all()
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from spinenet_jax.ops import boxes as box_ops
 from spinenet_jax.ops import nms
+from spinenet_jax.ops.detections import detect_scored
 from spinenet_jax.ops.region_outputs import CASCADE_WEIGHTS, detect_regions, refine, select_class
 from tests import tf1
 from tests.ops.test_nms import overlaps_of
@@ -55,7 +56,7 @@ def test_equals_reference(shared, few):
         rules = rules._replace(candidates=40)
         scores = jnp.where(valid[..., None], jax.nn.softmax(logits), -1.0)
         boxes = box_ops.decode(codes.reshape(1, 40, -1, 4), regions[:, :, None], (10, 10, 5, 5))
-        found = nms.detect_scored(scores, box_ops.clip(boxes, SIZE), rules, few)
+        found = detect_scored(scores, box_ops.clip(boxes, SIZE), rules, few)
     else:
         found = detect(logits, codes, regions, valid, SIZE, rules)
     want = reference(logits[0], codes[0], regions[0], valid[0], rules)

@@ -33,7 +33,7 @@ from tiny import TinyModel, tiny_config, tiny_experiment
 from spinenet_jax import console, launch
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import absolute
-from spinenet_jax.training import checkpoint, distributed, loop
+from spinenet_jax.training import checkpoint, digest, distributed, loop
 from spinenet_jax.training.preempt import PreemptionWatch
 
 STEPS, HALF = 20, 10
@@ -105,13 +105,13 @@ class Reference:
 
 def read(folder: Path, step: int) -> dict[str, dict[str, np.ndarray]]:
     """All arrays of a checkpoint."""
-    return checkpoint.read_sound(absolute(folder / 'checkpoints' / str(step)), ITEMS)
+    return digest.read_sound(absolute(folder / 'checkpoints' / str(step)), ITEMS)
 
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
     """Arrays of a tree by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator='/'): leaf for p, leaf in leaves}
+    return {digest.array_name(path): leaf for path, leaf in leaves}
 
 
 def same(a: dict[str, dict[str, np.ndarray]], b: dict[str, dict[str, np.ndarray]]) -> bool:
@@ -306,7 +306,7 @@ def main() -> None:
             wanted = json.loads(line)
             try:
                 said, problems = getattr(trials, wanted['group'])(random.Random(wanted['seed']))
-            except (UserError, OSError, AssertionError, checkpoint.DamagedCheckpointError) as error:
+            except (UserError, OSError, AssertionError, digest.DamagedCheckpointError) as error:
                 said, problems = 'not judged', [f'lost: {error!r}']
             answers.write(json.dumps({'said': said, 'problems': problems}) + '\n')
             answers.flush()
