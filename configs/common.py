@@ -7,6 +7,8 @@ All settings, with defaults, legal values and meanings, are one table: spinenet_
 prints it. A file beside this one changes some of them; nothing adds a field elsewhere.
 """
 
+import contextlib
+
 from ml_collections import ConfigDict
 
 from spinenet_jax import settings
@@ -27,4 +29,5 @@ def set_scaling(config: ConfigDict, scaling: Scaling) -> None:
 
 
 if __name__ == '__main__':
-    print(settings.describe())
+    with contextlib.suppress(BrokenPipeError):  # head, or less left early
+        print(settings.describe(), flush=True)

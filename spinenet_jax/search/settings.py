@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from spinenet_jax import settings
 from spinenet_jax.errors import UserError
+from spinenet_jax.legal import Legal, choice, number, text, whole
 from spinenet_jax.search.space import SPACES
-from spinenet_jax.settings import Field, Legal, choice, number, text, whole
+from spinenet_jax.settings import Field
 
 CONTROLLERS = ('ppo', 'reinforce', 'evolution', 'random')
 _VARIABLES = Legal(
