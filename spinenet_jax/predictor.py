@@ -33,7 +33,7 @@ class Result(Generic[Found]):
     """What was found in one image, best first.
 
     Attributes:
-      found: as the task gives it: `tasks.records.Detections`, `BestClasses`.
+      found: as the task gives it: `tasks.records.Detections`, `Instances` or `BestClasses`.
       names: the class name of each; the number of a class whose name is not known.
       size: (height, width) of the image, pixels.
     """
@@ -55,6 +55,18 @@ class Result(Generic[Found]):
     def labels(self) -> np.ndarray:
         """i32[D], from 1."""
         return self.found.labels
+
+    @property
+    def masks(self) -> np.ndarray:
+        """bool[D,h,w], the pixels of each object; of instance segmentation only.
+
+        A large image with many objects makes it large; `found.masks` has the same as run lengths.
+        """
+        from pycocotools import mask as coco_mask
+
+        if not self.found.masks:
+            return np.zeros((0, *self.size), bool)
+        return np.moveaxis(coco_mask.decode(self.found.masks), -1, 0).astype(bool)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -24,9 +24,10 @@ from spinenet_jax.errors import UserError
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.nms import Rules
-from spinenet_jax.predictor import Predictor
+from spinenet_jax.predictor import Predictor, Result
 from spinenet_jax.tasks.classification import ClassificationTask
 from spinenet_jax.tasks.detection import DetectionTask
+from spinenet_jax.tasks.records import Instances, instances_of
 from spinenet_jax.training import workdir
 from spinenet_jax.training.checkpoint import Checkpoints, absolute
 from spinenet_jax.training.state import TrainState
@@ -71,6 +72,19 @@ class Whole(DetectionTask):
         }
 
 
+class WholeMask(Whole):
+    """The same with masks: the left half of the first object's box, all of the second's."""
+
+    def predictions(self, outputs, batch):
+        masks = jnp.ones((2, 28, 28)).at[0, :, 14:].set(0.0)
+        return super().predictions(outputs, batch) | {
+            'masks': jnp.tile(masks, (len(outputs), 1, 1, 1))
+        }
+
+    def found(self, row):
+        return instances_of(row)
+
+
 class Bright(ClassificationTask):
     """Label 1 the likelier the brighter the image."""
 
@@ -97,6 +111,19 @@ def photo(tmp_path):
     path = tmp_path / 'a.png'
     cv2.imwrite(str(path), np.full((40, 60, 3), (10, 200, 200), np.uint8))
     return path
+
+
+def test_masks_come_as_pixels_of_the_image(photo):
+    rows = Rows(Augmentation((32, 32), 1.0, 1.0, False, 4), WholeImage((32, 32)))
+    found = predictor_of(WholeMask(rows, 3, 3.0, (3, 7), Rules())).predict(photo)
+    assert found.masks.shape == (2, 40, 60) and found.masks.dtype == bool
+    inside = found.masks[:, 1:-1, 1:-1]  # a mask fades towards its box
+    assert inside[0, :, :28].all() and not inside[0, :, 30:].any()
+    assert inside[1].all()
+    nothing = Result(
+        Instances(found.boxes[:0], found.scores[:0], found.labels[:0], []), [], (40, 60)
+    )
+    assert nothing.masks.shape == (0, 40, 60)
 
 
 def test_one_image_as_name_path_or_array(detector, photo):

@@ -9,6 +9,7 @@ import pytest
 
 from spinenet_jax.models.build import build_model
 from spinenet_jax.models.graph import GRAPHS, SCALING, load, to_text, validate
+from spinenet_jax.search import drawing
 from spinenet_jax.search.graph_cost import graph_cost
 from spinenet_jax.search.space import SPACES, draw_valid, encode
 from tests.narrow import model_config
@@ -20,15 +21,20 @@ HEADS = 85.3e9 - graph_cost(GRAPHS['spinenet49'], SCALING['49'], (640, 640)).mul
 
 
 @pytest.mark.parametrize(
-    ('name', 'off'),
-    [('r35_sp18', -0.047), ('r23_sp30', -0.015), ('r14_sp39', 0.016), ('r0_sp53', -0.013)],
+    ('name', 'least', 'most'),
+    [
+        ('r35_sp18', -0.06, -0.03),
+        ('r23_sp30', -0.03, 0.03),
+        ('r14_sp39', -0.03, 0.03),
+        ('r0_sp53', -0.03, 0.03),
+    ],
 )
-def test_cost_is_that_of_resnet_50_fpn(name, off):
+def test_cost_is_that_of_resnet_50_fpn(name, least, most):
     """Within 3%, whatever the connections; R35-SP18, which has fewest large blocks, 5% less."""
     rng = np.random.default_rng(0)
     for graph in [draw_valid(SPACES[name], rng)[1] for _ in range(20)]:
         cost = graph_cost(graph, SCALING['49'], (640, 640)).multiply_adds + HEADS
-        assert cost / RESNET_FPN - 1 == pytest.approx(off, abs=0.02)
+        assert least < cost / RESNET_FPN - 1 < most
 
 
 @pytest.mark.parametrize('path', GRAPH_FILES, ids=lambda path: path.stem)
@@ -38,6 +44,7 @@ def test_graph_files_are_valid_and_lie_in_their_spaces(path):
     assert graph.name == path.stem
     if path.stem in SPACES:
         encode(SPACES[path.stem], graph)
+    assert drawing.svg(graph).startswith(b'<?xml')
 
 
 @pytest.mark.slow
