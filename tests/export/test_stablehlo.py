@@ -14,7 +14,7 @@ from spinenet_jax.export.comparison import compare_detections
 from spinenet_jax.export.detector import Request, build_function, policy_for
 from spinenet_jax.lowering.policy import PLAIN
 
-IMAGES = np.random.default_rng(1).integers(0, 256, (2, 50, 70, 3), np.uint8)
+IMAGES = np.random.default_rng(1).integers(0, 256, (10, 50, 70, 3), np.uint8)
 SERVE = """
 import json
 import jax

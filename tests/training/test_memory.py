@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from configs import retinanet
+from configs import mask_rcnn, retinanet
 from spinenet_jax.training import memory as memory_module
 from spinenet_jax.training.memory import GIB, choose_remat, device_memory, estimate_step
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {'configs/retinanet.py': retinanet, 'configs/mask_rcnn.py': mask_rcnn}
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -32,17 +33,17 @@ def compiled():
     """What the compiler for TPU v3 found of steps of detectors that recompute nothing."""
     lines = (ROOT / 'benchmarks/logs/tpu_compile.jsonl').read_text().splitlines()
     for record in map(json.loads, lines):
-        detector = record['config'].startswith('configs/retinanet')
-        plain = detector and record['step'] == 'train' and not record['remat'] and record['fits']
+        file, _, name = record['config'].partition(':')
+        plain = file in CONFIGS and record['step'] == 'train' and not record['remat'] and record['fits']
         if plain and not record['changes'] and record['topology'].startswith('v3:'):
-            name = record['config'].partition(':')[2]
-            yield pytest.param(name, record, id=f'{name} {record["topology"]}')
+            words = f'{Path(file).stem}:{name} {record["topology"]}'
+            yield pytest.param(CONFIGS[file], name, record, id=words)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'record'), compiled())
-def test_estimate_is_near_what_the_tpu_compiler_found(name, record):
-    config = retinanet.get_config(name)
+@pytest.mark.parametrize(('configs', 'name', 'record'), compiled())
+def test_estimate_is_near_what_the_tpu_compiler_found(configs, name, record):
+    config = configs.get_config(name)
     config.train.batch_size = record['global_batch']
     peak = record['memory']['peak']
     assert abs(estimate_step(config, record['cores']) - peak) < max(0.15 * peak, 0.6 * GIB)
