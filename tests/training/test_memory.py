@@ -34,8 +34,13 @@ def compiled():
     lines = (ROOT / 'benchmarks/logs/tpu_compile.jsonl').read_text().splitlines()
     for record in map(json.loads, lines):
         file, _, name = record['config'].partition(':')
-        plain = file in CONFIGS and record['step'] == 'train' and not record['remat'] and record['fits']
-        if plain and not record['changes'] and record['topology'].startswith('v3:'):
+        plain = file in CONFIGS and record['step'] == 'train' and not record['remat']
+        if (
+            plain
+            and record['fits']
+            and not record['changes']
+            and record['topology'].startswith('v3:')
+        ):
             words = f'{Path(file).stem}:{name} {record["topology"]}'
             yield pytest.param(CONFIGS[file], name, record, id=words)
 
