@@ -26,6 +26,7 @@ _EVALUATOR = flags.DEFINE_string(
     'package.module:function that gives the reward of a candidate.',
 )
 flags.mark_flags_as_required(['config', 'workdir'])
+launch.check_folder('workdir')
 
 
 def main() -> int:

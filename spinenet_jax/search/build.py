@@ -108,6 +108,10 @@ class CostOfGraph:
         )
         self._image_size = tuple(config.candidate.data.image_size)
         graph = load(config.search.reference)
+        if graph.is_mobile:
+            raise UserError(
+                f'search.reference={config.search.reference}: its blocks are mobile ones'
+            )
         validate(graph, model.min_level, model.max_level)
         traced = ConfigDict(config.candidate.to_dict())
         traced.model.graph = to_text(graph)
@@ -139,7 +143,9 @@ def check_evaluator(name: str) -> None:
         text=True,
     )
     if done.returncode:
-        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix('error: '))
+        lines = done.stderr.strip().splitlines()
+        said = lines[-1] if lines else f'--evaluator={name}: exit status {done.returncode}'
+        raise UserError(said.removeprefix('error: '))
 
 
 def _plan(config: ConfigDict, folder: str, evaluator: str) -> Plan:
@@ -203,11 +209,15 @@ def _accept(settings: ConfigDict, space: Space, cost: CostOfGraph) -> Callable[[
 def _score(
     settings: ConfigDict, cost: CostOfGraph
 ) -> Callable[[float, Mapping[str, float]], float]:
-    """The reward, times its share of the reference's multiply-adds to a power (MnasNet, eq. 2)."""
+    """The reward, times its share of the reference's multiply-adds to a power (MnasNet, eq. 2).
+
+    A negative reward is divided by it, so that what costs more is worse there too.
+    """
 
     def score(reward: float, its: Mapping[str, float]) -> float:
         share = its['multiply_adds'] / cost.reference['multiply_adds']
-        return reward * share**settings.cost_exponent
+        weight = share**settings.cost_exponent
+        return reward * weight if reward > 0 else reward / weight
 
     return score
 

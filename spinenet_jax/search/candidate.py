@@ -5,6 +5,7 @@ belongs to one process and a time limit is a kill, so a candidate shares its pro
 This module and those it imports are light: what an evaluator needs, it imports itself.
 """
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -13,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from spinenet_jax.errors import UserError
@@ -83,6 +84,7 @@ def evaluate_candidate(job: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       {'reward': finite float, 'metrics': {name: number}}, or {'failed': reason in one line}. An
       evaluator may raise anything: it is the user's, and one bad candidate must not end a search.
+      What it returns beside the reward is left out where it is no finite number.
     """
     try:
         evaluator = load_evaluator(job['evaluator'])
@@ -97,8 +99,14 @@ def evaluate_candidate(job: Mapping[str, Any]) -> dict[str, Any]:
         return {'failed': f'{type(error).__name__}: {line}'[:500]}
     if not math.isfinite(reward):
         return {'failed': f'the reward is {reward}'}
-    kept = {name: float(value) for name, value in metrics.items()}
-    return {'reward': reward, 'metrics': {n: v for n, v in kept.items() if math.isfinite(v)}}
+    return {'reward': reward, 'metrics': dict(_numbers(metrics))}
+
+
+def _numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        with contextlib.suppress(TypeError, ValueError):
+            if math.isfinite(float(value)):
+                yield str(name), float(value)
 
 
 def die_with_parent() -> None:

@@ -121,7 +121,10 @@ class _Segments:
     def __init__(self, folder: epath.Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        names = sorted(path.name for path in folder.iterdir() if path.suffix == '.jsonl')
+        try:
+            names = sorted(path.name for path in folder.iterdir() if path.suffix == '.jsonl')
+        except FileNotFoundError:  # a bucket has no empty folders
+            names = []
         self._parts = [(folder / name).read_text().splitlines() for name in names]
         if not self._parts:
             self._parts.append([])

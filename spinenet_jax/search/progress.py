@@ -40,8 +40,9 @@ class Progress:
         if self._seen is None:
             self._seen = len(history.results)
             self._speed.start(history.evaluated)
-            if history.results or history.pending:
+            if search.continued:
                 logging.info('continuing: %s', headline(history, search.plan))
+            self._keep_best(history)  # a kill may have come between the ledger and this file
         for result in history.results[self._seen :]:
             logging.info('%s', result_line(result))
         if len(history.results) > self._seen:

@@ -41,9 +41,7 @@ class RayEngine:
         options: dict[str, Any] = {n: named.pop(n) for n in ('num_cpus', 'num_gpus') if n in named}
         on_sigterm = signal.getsignal(signal.SIGTERM)
         if 'RAY_ADDRESS' in os.environ:
-            # The checkout, which the command is started in, is sent to every machine.
-            runtime = {'working_dir': os.getcwd(), 'excludes': _EXCLUDES}
-            ray.init(runtime_env=runtime, log_to_driver=False)
+            self._join()
         else:
             ray.init(
                 address='local',
@@ -57,6 +55,18 @@ class RayEngine:
         self._jobs: dict[int, Job] = {}
         self._tasks: dict[int, Any] = {}  # number: stream of a task's messages
         self._started: dict[int, tuple[str, float]] = {}  # number: worker, when it was heard of
+
+    def _join(self) -> None:
+        """Joins the cluster of RAY_ADDRESS."""
+        # The checkout, which the command is started in, is sent to every machine; `ray job submit`
+        # has sent it before.
+        sent = 'RAY_JOB_CONFIG_JSON_ENV_VAR' in os.environ
+        runtime = None if sent else {'working_dir': os.getcwd(), 'excludes': _EXCLUDES}
+        try:
+            self._ray.init(runtime_env=runtime, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            words = ' '.join(str(error).split())[:200]
+            raise UserError(f'RAY_ADDRESS={os.environ["RAY_ADDRESS"]}: {words}') from error
 
     def submit(self, job: Job) -> None:
         """Queue a task."""

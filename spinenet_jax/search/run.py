@@ -52,6 +52,11 @@ class Plan(NamedTuple):
 class Search:
     """A search in progress.
 
+    Attributes:
+      plan, history: how much to do, and what was done.
+      alive: workers that were heard of last.
+      continued: whether the ledger held candidates before.
+
     Args:
       plan: how much to do.
       space: what decisions mean.
@@ -78,6 +83,7 @@ class Search:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.plan, self.history, self.alive = plan, History(ledger.events), 0
+        self.continued = self.history.asked > 0
         self._space, self._controller = space, controller
         self._engine, self._ledger = engine, ledger
         self._cost, self._score, self._watch, self._clock = cost, score, watch, clock
@@ -174,7 +180,7 @@ class Search:
         done = outcome.status == 'done'
         self._tell(
             number,
-            reward=self._score(outcome.reward, cost) if done else 0.0,
+            reward=self._score(outcome.reward, cost) if done else self._worst(),
             status=outcome.status,
             reason=outcome.reason,
             metrics={'reward': outcome.reward, **(outcome.metrics or {})} if done else {},
@@ -188,6 +194,11 @@ class Search:
                 f'none of {self.history.evaluated} candidates has a reward; the last one '
                 f'{outcome.status}: {outcome.reason} (its log.txt has more)'
             )
+
+    def _worst(self) -> float:
+        """The reward of a failure: 0, or less where others have less."""
+        done = [result.reward for result in self.history.results if result.status == 'done']
+        return min(0.0, *done) if done else 0.0
 
     def _tell_duplicate(self, number: int) -> None:
         """The result of a graph that is known, for one more candidate."""

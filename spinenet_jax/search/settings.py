@@ -77,12 +77,17 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: one line that names the field, its value and what may stand there.
     """
+    if 'search' not in config or 'candidate' not in config:
+        raise UserError("the config has no 'search' and 'candidate': see configs/search.py")
     for line in _problems(config.search):
         raise UserError(line)
     try:
         settings.check(config.candidate)
     except UserError as error:
         raise UserError(f'candidate: {error}') from None
+    backbone = config.candidate.model.backbone
+    if backbone != 'spinenet':
+        raise UserError(f'candidate.model.backbone={backbone}: it has no graph to search')
 
 
 def _problems(search: Any) -> Iterator[str]:

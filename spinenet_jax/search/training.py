@@ -11,11 +11,13 @@ from spinenet_jax import launch
 
 def main() -> None:
     """Trains, or continues where an earlier process was lost."""
-    launch.start_jax()
-
     from spinenet_jax.inference import read_config
+    from spinenet_jax.training import distributed
     from spinenet_jax.training.loop import train
 
+    # A candidate is one process: a TPU host would otherwise look for the others of its slice, or
+    # for a second candidate on the same host.
+    distributed.use_compilation_cache()
     train(read_config(flags.FLAGS.workdir), flags.FLAGS.workdir)
 
 

@@ -19,7 +19,8 @@ def count(candidate):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / 'runs.txt', 'a') as file:
         file.write(f'{candidate.number} {candidate.seed} {os.getpid()}\n')
-    return {'reward': candidate.number / 10, 'seed': candidate.seed, 'nothing': float('nan')}
+    others = {'nothing': float('nan'), 'note': 'fast', 'missing': None}
+    return {'reward': candidate.number / 10, 'seed': candidate.seed, **others}
 
 
 def slow(candidate):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs import digits
 from configs import search as search_config
 from spinenet_jax.errors import UserError
 from spinenet_jax.models.graph import GRAPHS, Scaling
@@ -13,6 +14,7 @@ from spinenet_jax.search.build import (
     _score,
     _write_header,
     build_engine,
+    check_evaluator,
 )
 from spinenet_jax.search.graph_cost import graph_cost
 from spinenet_jax.search.ledger import Ledger
@@ -81,6 +83,26 @@ def test_settings_of_candidates_are_held_to_their_table():
         settings.check(config)
 
 
+def test_what_cannot_be_searched_is_refused():
+    config = search_config.get_config()
+    config.candidate.model.backbone = 'resnet_fpn'
+    with pytest.raises(UserError, match=r'candidate.model.backbone=resnet_fpn: it has no graph'):
+        settings.check(config)
+    with pytest.raises(UserError, match="has no 'search' and 'candidate': see"):
+        settings.check(digits.get_config())
+    config = search_config.get_config()
+    config.search.reference = 'mobile49'
+    with pytest.raises(UserError, match=r'search.reference=mobile49: its blocks are mobile ones'):
+        CostOfGraph(config)
+
+
+def test_an_evaluator_that_ends_the_process_is_named(tmp_path, monkeypatch):
+    (tmp_path / 'leaves.py').write_text('import sys\n\nsys.exit(3)\n')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='--evaluator=leaves:f: exit status 3'):
+        check_evaluator('leaves:f')
+
+
 def test_cost_of_the_whole_model(config, cost):
     """The formula of the backbone and the traced rest add up to the traced whole."""
     other = GRAPHS['r0_sp53']
@@ -130,6 +152,7 @@ def test_cost_as_a_second_objective(cost):
     search.cost_exponent = -1.0
     assert _score(search, cost)(0.4, twice) == pytest.approx(0.2)
     assert _score(search, cost)(0.4, reference) == pytest.approx(0.4)
+    assert _score(search, cost)(-0.4, twice) == pytest.approx(-0.8)  # worse there too
 
 
 def test_a_ledger_belongs_to_one_search(tmp_path):

@@ -77,6 +77,12 @@ def test_what_json_cannot_hold_is_a_programming_error(tmp_path):
     assert ledger.events == []
 
 
+def test_a_bucket_has_no_folder_before_its_first_file(tmp_path, monkeypatch):
+    path = type(ledger_module.epath.Path(tmp_path))
+    monkeypatch.setattr(path, 'mkdir', lambda *_, **__: None)
+    assert list(ledger_module._Segments(ledger_module.epath.Path(tmp_path / 'new')).read()) == []
+
+
 def test_object_stores_get_segments(tmp_path, monkeypatch):
     """They cannot append: a segment is replaced as a whole, and only the last one."""
     monkeypatch.setattr(ledger_module, 'SEGMENT_LINES', 2)

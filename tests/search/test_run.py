@@ -118,6 +118,22 @@ def test_lost_candidates_are_retried_twice_and_others_not(tmp_path):
     assert len(history.results) == 6
 
 
+def test_a_failure_is_never_the_best(tmp_path):
+    """Rewards may be negative, as latencies are that are to be small."""
+
+    def fate(job, attempt):
+        return Outcome(job.number, 'failed', reason='crash') if job.number in (3, 7) else None
+
+    history = search(tmp_path, engine=TableEngine(lambda graph: reward_of(graph) - 2, fate=fate))
+    done = []
+    for result in history.results:
+        if result.status == 'failed':
+            assert result.reward == min([0.0, *done])
+        elif result.status == 'done':
+            done.append(result.reward)
+    assert max(done) < 0 and history.results[0].status != 'failed'
+
+
 class Killed(BaseException):
     """Stands for the end of the process."""
 
