@@ -6,6 +6,8 @@ from spinenet_jax.errors import UserError
 
 # What etils reaches a bucket with; JAX's checkpoints have their own drivers for both kinds.
 PACKAGES = {'gs': 'gcsfs', 's3': 's3fs'}
+# Whose errors, which are no OSError, say that a store did not answer as it should.
+CLIENTS = (*PACKAGES.values(), 'aiohttp', 'aiobotocore', 'botocore', 'google')
 
 
 def is_bucket(path: str) -> bool:
@@ -30,3 +32,8 @@ def check(path: str) -> None:
     package = PACKAGES[kind]
     if importlib.util.find_spec(package) is None:
         raise UserError(f'{path}: {kind}:// needs the package {package}: pip install {package}')
+
+
+def is_store_error(error: BaseException) -> bool:
+    """Whether an error is of a client of an object store: refused, out of reach, too busy."""
+    return type(error).__module__.partition('.')[0] in CLIENTS

@@ -173,6 +173,9 @@ def _line_of(error: Exception, out_of_memory: str) -> tuple[str, int] | None:
             return None
         where = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
         return f'{where}{error.strerror}: {advice}', 1
+    if buckets.is_store_error(error):
+        said = f'{type(error).__name__}: {_joined(str(error))[:200]}'
+        return f'the object store: {said}; see to that, then start the same command again', 1
     if isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error):  # JAX's own kind
         return f'{out_of_memory} ({_joined(str(error))[:200]})', 2
     return None

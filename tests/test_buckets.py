@@ -9,7 +9,7 @@ from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from configs import common
-from spinenet_jax import buckets, inference
+from spinenet_jax import buckets, inference, launch
 from spinenet_jax.data.batch import Category
 from spinenet_jax.errors import UserError
 from spinenet_jax.evaluation import report
@@ -99,3 +99,18 @@ def test_what_cannot_be_reached_is_one_line(path, words, monkeypatch):
         with pytest.raises(UserError) as error:
             use(path)
         assert str(error.value).startswith(path) and words in str(error.value)
+
+
+def test_what_a_store_answers_is_one_line(bucket, monkeypatch):
+    error = type('HttpError', (Exception,), {'__module__': 'gcsfs.retry'})('anonymous caller, 401')
+    line, status = launch._line_of(error, '')
+    assert line.startswith('the object store: HttpError: anonymous caller, 401;') and status == 1
+    assert launch._line_of(LookupError('ours'), '') is None
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Bucket, 'pipe_file', refuse)
+    monkeypatch.setattr(Bucket, '_open', refuse)
+    with pytest.raises(UserError, match=r'--workdir=gs://runs/mine: cannot be written .*401'):
+        workdir.create(f'{bucket}/mine')

@@ -25,7 +25,8 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 # listed earlier never imports a later one.
 ARROWS = {
     'errors': '',
-    'settings': 'errors',
+    'legal': '',
+    'settings': 'legal errors',
     'console': '',
     'interrupts': '',
     'buckets': 'errors',
@@ -52,7 +53,7 @@ ARROWS = {
     'prediction_files': 'tasks inference prediction data buckets errors',
     'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
-    'search': 'launch inference training analysis models data settings files errors',
+    'search': 'launch inference training analysis models data settings legal files errors',
 }
 LIBRARY_PARTS = (
     'ops',

@@ -71,9 +71,9 @@ def test_help_of_a_shell_script_makes_no_folder(name, tmp_path):
 
 def test_draw_graph_draws(tmp_path):
     pytest.importorskip('matplotlib')
-    done = start(sys.executable, 'tools/draw_graph.py', f'--output={tmp_path}/drawn')
+    done = start(sys.executable, 'tools/draw_graph.py', f'--output={tmp_path}/drawn.v1')
     assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(tmp_path)) == ['drawn.png', 'drawn.svg']
+    assert sorted(os.listdir(tmp_path)) == ['drawn.v1.png', 'drawn.v1.svg']
 
 
 def test_a_word_that_is_no_flag_is_refused(tmp_path):

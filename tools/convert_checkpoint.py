@@ -36,6 +36,7 @@ from ml_collections import ConfigDict, config_flags
 
 from spinenet_jax import launch
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import is_remote
 
 if TYPE_CHECKING:
     from spinenet_jax.convert.recognition import Recognised
@@ -57,9 +58,16 @@ def main() -> None:
     """Converts in the direction that --to says."""
     with tempfile.TemporaryDirectory() as scratch:
         if _TO.value == 'tf2':
+            _check_local(_WORKDIR.value)
             to_tf2(_SOURCE.value, pathlib.Path(_WORKDIR.value).resolve(), pathlib.Path(scratch))
         else:
             from_tensorflow(pathlib.Path(scratch))
+
+
+def _check_local(folder: str) -> None:
+    """TensorFlow's checkpoint is written by a process that knows no buckets."""
+    if is_remote(folder):
+        raise UserError(f'--workdir={folder}: --to=tf2 writes to a local folder')
 
 
 def from_tensorflow(scratch: pathlib.Path) -> None:

@@ -28,8 +28,8 @@ def main() -> None:
     validate(graph)
     stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name))
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix('.svg').write_bytes(drawing.svg(graph))
-    stem.with_suffix('.png').write_bytes(drawing.png(graph))
+    for suffix, draw in (('.svg', drawing.svg), ('.png', drawing.png)):
+        stem.with_name(stem.name + suffix).write_bytes(draw(graph))  # 'best.v1' keeps its dot
     print(f'wrote {stem}.svg and .png')
 
 

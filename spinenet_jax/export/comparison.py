@@ -31,16 +31,22 @@ def compare_raw(expected: Arrays, found: Arrays) -> Agreement:
 
 
 def compare_detections(
-    expected: Arrays, found: Arrays, box_tolerance: float, score_tolerance: float
+    expected: Arrays,
+    found: Arrays,
+    box_tolerance: float,
+    score_tolerance: float,
+    threshold: float,
 ) -> Agreement:
     """Pairs the detections of a batch, in both directions, and measures how far pairs are apart.
 
     Detections of almost equal scores may come in another order, and the last of a full list may
-    be others: a detection whose score is within the tolerance of the list's last is not missed.
+    be others: a detection whose score is within the tolerance of what a list ends with, its last
+    if it is full and the threshold if it is not, is not missed.
 
     Args:
       expected, found: boxes [B,D,4], scores [B,D], classes [B,D], valid [B,D].
       box_tolerance, score_tolerance: how far a counterpart may be away.
+      threshold: detections have a score above this.
     """
     compared = missing = 0
     largest = {'boxes': 0.0, 'scores': 0.0}
@@ -51,7 +57,8 @@ def compare_detections(
         )
         compared += len(one['scores'])
         for a, b in ((one, other), (other, one)):
-            last = a['scores'].min(initial=1)
+            full = len(a['scores']) == expected['valid'].shape[1]
+            last = a['scores'].min() if full else threshold
             for n in range(len(a['scores'])):
                 box, score = a['boxes'][n], a['scores'][n]
                 boxes = np.abs(b['boxes'] - box).max(axis=1, initial=0)

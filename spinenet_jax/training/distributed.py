@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from absl import logging
 
 # The key-value store has no public name in JAX 0.10 and 0.11; Orbax reaches it in the same way.
 from jax._src import distributed as jax_distributed
@@ -242,13 +243,20 @@ def _join(where: Sequence[Any], host_timeout: float, join_seconds: float) -> Non
     """jax.distributed.initialize, with our own limits in front of those that end in an abort."""
     global _processes
     said = _tell_when_late(where, join_seconds)
-    jax.distributed.initialize(
-        *where,
-        initialization_timeout=int(join_seconds) + 60,
-        heartbeat_timeout_seconds=int(2 * host_timeout) + 20,
-        shutdown_timeout_seconds=int(2 * host_timeout) + 20,
-    )
-    said.set()
+    try:
+        jax.distributed.initialize(
+            *where,
+            initialization_timeout=int(join_seconds) + 60,
+            heartbeat_timeout_seconds=int(2 * host_timeout) + 20,
+            shutdown_timeout_seconds=int(2 * host_timeout) + 20,
+        )
+    except ValueError as error:
+        if where or 'coordinator_address' not in str(error):
+            raise
+        # Chips without a slice, as hosted notebooks and containers have them.
+        logging.warning('JAX finds no other hosts of this TPU: this machine runs alone')
+    finally:
+        said.set()
     state = jax_distributed.global_state
     if state.num_processes > 1:
         _processes = _Processes(state, host_timeout)

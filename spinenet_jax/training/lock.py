@@ -144,12 +144,12 @@ class _Lease:
                     _tell_lost(self._workdir)
                     return
                 self._write()
-            except OSError as error:
+            except Exception as error:  # of a store's client, which are not all OSError
                 logging.warning('%s could not be renewed: %s', self._path, error)
 
     def _give_back(self) -> None:
         self._stopped.set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # the next run finds that nobody renews it
             if self._read().get('token') == self._token:
                 self._path.unlink()
 

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,13 +66,11 @@ class MetricsLog:
             self._rewrite()
         else:
             append_text(self._path, json.dumps(line) + '\n')
-        if self._board is not None:
-            self._board.write(step, values)
+        self._show(lambda board: board.write(step, values))
 
     def write_pictures(self, step: int, pictures: Sequence[Picture]) -> None:
         """TensorBoard images of one evaluation, as they are in the files."""
-        if self._board is not None:
-            self._board.write_pictures(step, pictures)
+        self._show(lambda board: board.write_pictures(step, pictures))
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether a value whose name starts with `prefix` was written for `step` before."""
@@ -92,6 +90,18 @@ class MetricsLog:
         """Ends the TensorBoard file; every line is on disk already."""
         if self._board is not None:
             self._board.close()
+
+    def _show(self, write: Callable[[_Board], None]) -> None:
+        """Writes to TensorBoard; in a bucket, a failure ends its events and not the run."""
+        if self._board is None:
+            return
+        try:
+            write(self._board)
+        except Exception as error:  # whatever the client of an object store raises
+            if not is_remote(self._path):
+                raise
+            logging.warning('no more TensorBoard events: %s', error)
+            self._board = None
 
     def _rewrite(self) -> None:
         write_atomically(self._path, ''.join(json.dumps(line) + '\n' for line in self._lines))

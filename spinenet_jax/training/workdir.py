@@ -20,6 +20,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from spinenet_jax import settings
+from spinenet_jax.buckets import is_store_error
 from spinenet_jax.errors import UserError
 from spinenet_jax.files import (
     DamagedFileError,
@@ -44,10 +45,11 @@ def create(workdir: str | os.PathLike) -> epath.Path:
             probe = folder / '.writable'
             probe.write_text('')
             probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f'--workdir={workdir}: cannot be written ({error.strerror or error})'
-        ) from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_store_error(error):
+            raise
+        said = getattr(error, 'strerror', '') or error
+        raise UserError(f'--workdir={workdir}: cannot be written ({said})') from error
     return folder
 
 

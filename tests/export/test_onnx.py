@@ -23,7 +23,7 @@ def test_ten_images_one_after_the_other(trained, tmp_path):
     run, model = onnx.load(tmp_path / 'a'), jax.jit(build_function(trained, PLAIN, request))
     for image in IMAGES[1:, None]:
         expected = jax.tree.map(np.asarray, model(image))
-        agreement = compare_detections(expected, run(image), 0.05, 1e-4)
+        agreement = compare_detections(expected, run(image), 0.05, 1e-4, 0.05)
         assert agreement.missing == 0 and agreement.compared > 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from spinenet_jax.errors import RunError, UserError
 from spinenet_jax.export import folder, stablehlo
-from spinenet_jax.export.comparison import compare_detections
+from spinenet_jax.export.comparison import compare_detections, compare_raw
 from spinenet_jax.export.detector import Request, build_function, policy_for
 from spinenet_jax.lowering.policy import PLAIN
 
@@ -123,11 +123,34 @@ def test_comparison_counts_what_has_no_counterpart():
         'classes': np.array([[1, 2, 1]]),
         'valid': np.array([[True, True, True]]),
     }
-    assert compare_detections(one, one, 0.01, 1e-4)[:2] == (3, 0)
+    assert compare_detections(one, one, 0.01, 1e-4, 0.05)[:2] == (3, 0)
     other = {**one, 'classes': np.array([[1, 1, 1]])}
-    assert compare_detections(one, other, 0.01, 1e-4).missing == 2  # one on each side
+    assert compare_detections(one, other, 0.01, 1e-4, 0.05).missing == 2  # one on each side
     shorter = {**one, 'valid': np.array([[True, True, False]])}  # the last of a list may be lost
-    assert compare_detections(one, shorter, 0.01, 1e-4).missing == 0
+    assert compare_detections(one, shorter, 0.01, 1e-4, 0.05).missing == 0
+
+
+def test_a_file_that_finds_nothing_does_not_agree():
+    one = {
+        'boxes': np.array([[[0, 0, 4, 4], [0, 0, 0, 0]]], np.float32),
+        'scores': np.array([[0.9, 0.0]], np.float32),
+        'classes': np.array([[1, 0]]),
+        'valid': np.array([[True, False]]),
+    }
+    nothing = {**one, 'valid': np.array([[False, False]])}
+    assert compare_detections(one, nothing, 0.01, 1e-4, 0.05).missing == 1
+    assert compare_detections(nothing, one, 0.01, 1e-4, 0.05).missing == 1
+    assert compare_detections(one, nothing, 0.01, 0.9, 0.05).missing == 0  # near the threshold
+    raw = {'logits': np.zeros((1, 2, 3)), 'codes': np.zeros((1, 2, 4))}
+    assert np.isnan(compare_raw(raw, raw | {'codes': np.full((1, 2, 4), np.nan)}).largest['codes'])
+
+
+def test_a_file_for_other_machines_alone_is_refused_before_it_is_written(trained, tmp_path):
+    with pytest.raises(UserError, match=r'--platforms=cuda: .* JAX runs on cpu here: add cpu$'):
+        folder.export(
+            trained, 'stablehlo', Request(0, None, platforms=('cuda',)), tmp_path / 'a', IMAGES
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_policy_is_that_of_a_cpu_where_nothing_else_is_asked_for():

@@ -80,6 +80,18 @@ def test_alone_there_is_nothing_to_join():
     assert jax.process_count() == 1 and not jax.distributed.is_initialized()
 
 
+def test_chips_without_a_slice_run_alone(monkeypatch, caplog):
+    """Hosted notebooks and containers have them: JAX finds no coordinator."""
+
+    def initialise(**_):
+        raise ValueError('coordinator_address should be defined.')
+
+    monkeypatch.setattr(distributed, '_on_tpu_vm', lambda: True)
+    monkeypatch.setattr(distributed.jax.distributed, 'initialize', initialise)
+    distributed.initialise()
+    assert 'this machine runs alone' in caplog.text and not distributed.joined()
+
+
 def test_cache_folder(monkeypatch, tmp_path):
     names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
     before = {name: getattr(jax.config, name) for name in names}

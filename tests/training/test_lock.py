@@ -80,6 +80,28 @@ def test_a_lease_of_a_killed_owner_is_taken_after_a_look(tmp_path):
     assert 0.4 < time.monotonic() - began < 5
 
 
+def test_one_failed_renewal_does_not_end_the_lease(tmp_path, monkeypatch):
+    """The clients of object stores raise errors of their own."""
+    first = lease(tmp_path)
+    held = first.take()
+    write, failed = lock.write_atomically, []
+
+    def failing_once(*arguments):
+        if not failed:
+            failed.append(True)
+            raise type('HttpError', (Exception,), {})('503')
+        write(*arguments)
+
+    monkeypatch.setattr(lock, 'write_atomically', failing_once)
+    before = (tmp_path / lock.LEASE).read_text()
+    for _ in range(50):
+        if (tmp_path / lock.LEASE).read_text() != before:
+            break
+        time.sleep(0.1)
+    held.release()
+    assert failed and not (tmp_path / lock.LEASE).exists()
+
+
 def test_an_owner_that_was_stopped_too_long_learns_that_it_lost(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(lock, '_tell_lost', told.append)

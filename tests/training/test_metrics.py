@@ -8,6 +8,7 @@ import pytest
 from tensorboardX.record_writer import RecordWriter
 
 from spinenet_jax.errors import UserError
+from spinenet_jax.training import metrics
 from spinenet_jax.training.metrics import MetricsLog
 
 GOOD = {'step': 1, 'wall_time': 0, 'loss': 2.0, 'eval/AP': 0.5}
@@ -48,6 +49,21 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path):
     log = MetricsLog(tmp_path, start_step=1)
     log.close()
     assert list(log.values('a')) == [(1, 3.0)]
+
+
+def test_a_bucket_that_fails_ends_the_events_and_not_the_run(tmp_path, monkeypatch, caplog):
+    log = MetricsLog(tmp_path, start_step=0)
+    monkeypatch.setattr(metrics, 'is_remote', lambda path: True)
+
+    def refuse(*_):
+        raise type('Forbidden', (Exception,), {})('403')
+
+    monkeypatch.setattr(log._board, 'write', refuse)
+    for step in (1, 2):
+        log.write(step, {'loss': 1.0})
+    log.close()
+    assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 2
+    assert caplog.text.count('no more TensorBoard events: 403') == 1
 
 
 def test_folder_in_its_place_is_one_line(tmp_path):
