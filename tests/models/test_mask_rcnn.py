@@ -14,7 +14,7 @@ from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import CPU, PLAIN, TPU_V3
 from spinenet_jax.models.build import build_model
 from spinenet_jax.ops.roi_align import roi_align
-from tests.narrow import model_config
+from tests.narrow import model_config, random_images, random_variables
 
 BOX_HEAD = {'conv0', 'norm0', 'hidden', 'norm_hidden', 'class', 'box'}
 
@@ -80,3 +80,41 @@ def test_crops_are_those_of_roi_align(policy):
     crops = operations.crop(pyramid, regions, 4)
     want = roi_align([maps[2], maps[3]], regions, 2, 4)
     np.testing.assert_allclose(crops.whole(), want.reshape(4, 4, 4, 3), rtol=1e-5, atol=1e-5)
+
+
+REGIONS = np.float32([[[0, 0, 96, 160], [3, 5, 40, 90], [8, 100, 30, 130], [0, 0, 0, 0]]] * 2)
+
+
+def outputs(policy, dtype):
+    """What all heads say of images that are no squares, in float32.
+
+    By the running statistics: a level of one position an image is no more than a sign after
+    normalisation by its own.
+    """
+    config = model_config(dtype=dtype, cascade=True)
+    model = build_model(config, task='instance_segmentation', axis_name=None, policy=policy)
+
+    def forward(model, images):
+        pyramid = model.features(images, train=False)
+        stages = [model.classify(pyramid, REGIONS, stage=n, train=False) for n in range(3)]
+        masks = model.masks(pyramid, REGIONS, np.int32([[1, 2, 3, 4]] * 2), train=False)
+        return model.propose(pyramid, train=False), stages, masks
+
+    variables = random_variables(model, (96, 160))
+    run = jax.jit(
+        lambda images: model.apply(variables, images, method=forward),
+        compiler_options={'xla_backend_optimization_level': 0},  # is compiled sooner
+    )
+    found = run(random_images((96, 160), batch=2))
+    return [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(found)]
+
+
+@pytest.mark.slow
+def test_the_whole_model_is_the_same_for_every_device_and_type():
+    plain = outputs(PLAIN, 'float32')
+    for policy in (CPU, TPU_V3):
+        for want, got in zip(plain, outputs(policy, 'float32'), strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-4 * np.abs(want).max())
+    for policy in (PLAIN, TPU_V3):
+        for want, got in zip(plain, outputs(policy, 'bfloat16'), strict=True):
+            assert np.abs(got - want).mean() < 0.05 * np.abs(want).mean() + 1e-3
