@@ -11,6 +11,7 @@ numbers want the official JSON (`annotations`); without it, ground truth is made
 
 import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,12 +157,7 @@ def open_split(name: str, directory: Path, split: str) -> tuple[Any, Any]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(directory)
-    known = list(builder.info.splits)
-    if split.split('[')[0] not in known:
-        raise UserError(
-            f'{directory}: no split "{split}"; there are {", ".join(known)} '
-            '(data.train_split, data.eval_split)'
-        )
+    _check_split(directory, builder.info.splits, split)
     try:
         skip = {'image': tfds.decode.SkipDecoding()}
         return builder.as_data_source(split, decoders=skip), builder.info.features
@@ -170,6 +166,20 @@ def open_split(name: str, directory: Path, split: str) -> tuple[Any, Any]:
             f'{directory}: not prepared as ArrayRecord, which reading by position needs: run '
             f'`tfds build {name} --file_format=array_record --overwrite`'
         ) from None
+
+
+def _check_split(directory: Path, splits: Any, split: str) -> None:
+    """UserError where a part of 'a+b[:10%]' is no split or slice that TFDS knows, or is empty."""
+    for part in re.split(r'\s*\+\s*', split):
+        try:
+            reason = '' if splits[part].num_examples else f'"{part}" is empty'
+        except (KeyError, ValueError, NotImplementedError) as error:
+            reason = str(error).splitlines()[-1]
+        if reason:
+            raise UserError(
+                f'{directory}: no split "{split}"; there are {", ".join(splits)} '
+                f'(data.train_split, data.eval_split): {reason}'
+            )
 
 
 def _label_names(directory: Path, features: Any) -> list[str]:

@@ -139,6 +139,35 @@ def test_mistakes_are_told(data_dir, tmp_path):
         TfdsSource('shapes', 'train2017', data_dir=str(data_dir))
 
 
+@pytest.mark.parametrize(
+    ('split', 'reason'),
+    [
+        ('train[:abc]', 'Unrecognized split format'),
+        ('train[5', 'Unrecognized split format'),
+        ('train[:2]+nosuch', "Unknown split 'nosuch'"),
+        ('train ', 'Unrecognized split format'),
+        ('', 'Unrecognized split format'),
+        ('all[:2]', 'does not support slice'),
+        ('train[9:]', 'incompatible with 5 examples'),
+        ('train+validation[3:3]', r'"validation\[3:3\]" is empty'),
+    ],
+)
+def test_splits_that_cannot_be_are_one_line(data_dir, split, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        TfdsSource('shapes', split, data_dir=str(data_dir))
+    assert str(data_dir) in str(error.value) and '\n' not in str(error.value)
+    assert split in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('split', 'images'),
+    [('train+validation', 10), ('train[:2] + validation[3:]', 4), ('train[:40%]', 2)],
+)
+def test_slices_and_sums_are_read(data_dir, split, images):
+    source = TfdsSource('shapes', split, data_dir=str(data_dir))
+    assert len(source) == len(source.image_ids) == images
+
+
 def test_tfrecord_is_refused_with_the_command(data_dir, tmp_path):
     shutil.copytree(data_dir / 'shapes', tmp_path / 'shapes')
     info = tmp_path / 'shapes/1.0.0/dataset_info.json'
