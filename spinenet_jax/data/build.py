@@ -61,6 +61,8 @@ def build_source(
         _check_labels(source)
     if split == 'train' and isinstance(source, CocoSource):
         _check_for_training(source, data_config.max_boxes)
+    if split == 'eval' and isinstance(source, TfdsSource):
+        source.check_annotations()  # before training, not at its first evaluation
     return source
 
 

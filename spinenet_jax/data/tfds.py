@@ -51,12 +51,15 @@ class TfdsSource:
         """Opens the data set; UserError where it is not there or not readable by position.
 
         `data_dir` '' means $TFDS_DATA_DIR or ~/tensorflow_datasets. `annotations` is the path of
-        the official COCO JSON of this split, or ''. `num_classes` as in `coco.CocoSource`.
+        the official COCO JSON of this split, or of the split that it is a slice of, or ''; only
+        `ground_truth` wants the JSON to have the images, training takes category ids alone.
+        `num_classes` as in `coco.CocoSource`.
         """
         directory = prepared_directory(name, data_dir)
         self.name = f'{name}:{split}'
         self._data, features = open_split(name, directory, split)
         names = _label_names(directory, features)
+        self._annotations = annotations
         self._table = load_annotations(Path(annotations)) if annotations else None
         ids = _category_ids(name, names, self._table and self._table.categories)
         self.categories: list[Category] = assign_labels(
@@ -98,9 +101,13 @@ class TfdsSource:
 
     @functools.cached_property
     def ground_truth(self) -> dict[str, Any] | None:
-        """COCO JSON for box evaluation; without `annotations` the first use reads the split."""
+        """COCO JSON for box evaluation, of the images of this split; the first use reads it all.
+
+        UserError where `annotations` have not all of its images.
+        """
         if self._table is not None:
-            return ground_truth_of(self._table)
+            self._check_annotated(self.image_ids)
+            return _of_images(ground_truth_of(self._table), set(self.image_ids))
         images, rows = [], []
         for index, example in enumerate(self._examples()):
             image_id = int(example.get('image/id', index))
@@ -125,6 +132,20 @@ class TfdsSource:
                 )
         categories = [{'id': c.id, 'name': c.name} for c in self.categories]
         return {'images': images, 'annotations': rows, 'categories': categories}
+
+    def check_annotations(self) -> None:
+        """UserError where `annotations` are of another split, by its first image: reads no more."""
+        if self._table is not None:
+            self._check_annotated([int(self._data[0].get('image/id', 0))])
+
+    def _check_annotated(self, image_ids: list[int]) -> None:
+        listed = set(self._table.image_ids.tolist())
+        missing = [i for i in image_ids if i not in listed]
+        if missing:
+            raise UserError(
+                f'{self._annotations}: lacks images of {self.name} (first: id {missing[0]}): '
+                'the annotations are of another split (data.annotations)'
+            )
 
     def _known(self, labels: np.ndarray) -> np.ndarray:
         """bool[n]: whether a TFDS label names a class; TFDS writes -1 for one that is secret."""
@@ -191,6 +212,15 @@ def _label_names(directory: Path, features: Any) -> list[str]:
         raise UserError(
             f'{directory}: want the features image, objects/bbox and objects/label, as coco/2017'
         ) from None
+
+
+def _of_images(truth: dict[str, Any] | None, image_ids: set[int]) -> dict[str, Any] | None:
+    """What a COCO JSON object says of some images."""
+    return truth and {
+        **truth,
+        'images': [image for image in truth['images'] if image['id'] in image_ids],
+        'annotations': [a for a in truth['annotations'] if a['image_id'] in image_ids],
+    }
 
 
 def _category_ids(name: str, names: list[str], official: list[tuple[int, str]] | None) -> list[int]:

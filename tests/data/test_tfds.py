@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from spinenet_jax.data.batch import Category
+from configs import common
+from spinenet_jax.data.batch import BOXES, Category
+from spinenet_jax.data.build import build_source
 from spinenet_jax.data.tfds import _COCO_IDS, TfdsSource
 from spinenet_jax.errors import UserError
 
@@ -106,17 +108,51 @@ def test_ground_truth_from_the_features(data_dir):
     assert sorted(a['id'] for a in truth['annotations']) == [1, 2, 3, 4]
 
 
+def official(make_coco, coco_json, rows, first=500, categories=None):
+    """The path of a JSON with the five images, by default with the labels of TFDS from 1."""
+    names = [{'id': n, 'name': name} for n, name in enumerate(('ant', 'bee', 'cow'), 1)]
+    data = coco_json(5, rows, categories=categories or names)
+    for n, image in enumerate(data['images']):
+        image['id'] = first + n
+    return str(make_coco(data) / 'annotations/instances_train.json')
+
+
 def test_official_json_gives_ids_and_ground_truth(data_dir, make_coco, coco_json):
     names = [{'id': 5, 'name': 'cow'}, {'id': 9, 'name': 'ant'}, {'id': 2, 'name': 'bee'}]
-    row = {'image_id': 100, 'category_id': 5, 'bbox': [1, 2, 3, 4], 'area': 5.5}
-    root = make_coco(coco_json(1, [row], categories=names))
-    path = str(root / 'annotations/instances_train.json')
+    row = {'image_id': 502, 'category_id': 5, 'bbox': [1, 2, 3, 4], 'area': 5.5}
+    path = official(make_coco, coco_json, [row], categories=names)
     options = {'data_dir': str(data_dir), 'annotations': path}
     source = TfdsSource('shapes', 'train', num_classes=10, **options)
     assert source.categories == [(2, 2, 'bee'), (5, 5, 'cow'), (9, 9, 'ant')]
     record = source[source.image_ids.index(502)]
     assert record['labels'].tolist() == [5, 5]
     assert source.ground_truth['annotations'][0]['area'] == 5.5
+
+
+def test_a_slice_is_scored_against_its_own_images(data_dir, make_coco, coco_json):
+    """All images of the JSON once counted as missed."""
+    rows = [{'image_id': 500 + n, 'category_id': 3, 'bbox': [1, 2, 3, 4]} for n in range(5)]
+    path = official(make_coco, coco_json, rows)
+    source = TfdsSource('shapes', 'train[:2]', data_dir=str(data_dir), annotations=path)
+    truth = source.ground_truth
+    assert sorted(i['id'] for i in truth['images']) == sorted(source.image_ids)
+    assert sorted(a['image_id'] for a in truth['annotations']) == sorted(source.image_ids)
+    assert len(truth['categories']) == 3
+
+
+def test_official_json_of_another_split_is_refused(data_dir, make_coco, coco_json):
+    """It once gave an AP of 0. Training, which takes only category ids from it, may go on."""
+    path = official(make_coco, coco_json, [], first=503)
+    source = TfdsSource('shapes', 'train', data_dir=str(data_dir), annotations=path)
+    with pytest.raises(UserError, match=r'lacks images of shapes:train \(first: id 50[0-2]\)'):
+        source.ground_truth  # noqa: B018
+    config = common.get_config().data
+    config.update({'source': 'tfds', 'tfds_name': 'shapes', 'root': str(data_dir)})
+    path = official(make_coco, coco_json, [], first=900)
+    config.update({'train_split': 'train', 'eval_split': 'validation', 'annotations': path})
+    assert len(build_source(config, 'train', 0, BOXES)) == 5
+    with pytest.raises(UserError, match='annotations are of another split'):
+        build_source(config, 'eval', 0, BOXES)
 
 
 def test_official_json_must_know_the_names(data_dir, make_coco, coco_json):
