@@ -164,7 +164,8 @@ def _compact(record: dict[str, Any]) -> Any:
     if not isinstance(box, list | tuple) or len(box) != 4:
         box = (math.nan,) * 4
     x, y, w, h = (_number(v, math.nan) for v in box)
-    area, crowd = _number(record.get('area'), math.nan), _number(record.get('iscrowd'), 0.0)
+    area, crowd = _number(record.get('area'), math.nan), record.get('iscrowd')
+    crowd = float(crowd) if isinstance(crowd, bool) else _number(crowd, 0.0)
     key = _integer(record.get('id'))
     return (-1 if key is None else key, image, category, x, y, w, h, area, crowd)
 

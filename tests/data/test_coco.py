@@ -57,6 +57,13 @@ def test_too_few_channels_are_refused(make_coco, coco_json):
         CocoSource(make_coco(coco_json()), 'train', 2)
 
 
+def test_a_crowd_may_be_a_switch(make_coco, coco_json):
+    rows = [{**GOOD, 'iscrowd': crowd} for crowd in (True, False, None)]
+    source = CocoSource(make_coco(coco_json(1, rows)), 'train')
+    assert source[0]['is_crowd'].tolist() == [True, False, False]
+    assert [a['iscrowd'] for a in source.ground_truth['annotations']] == [1, 0, 0]
+
+
 @pytest.mark.parametrize(
     'segmentation',
     [
