@@ -79,8 +79,8 @@ class ImageFolder:
                 )
         for label, name in enumerate(self._class_names, 1):
             found = _listing(folder / name) if name in present else []
-            images = [f for f in found if f.lower().endswith(SUFFIXES) and f[0] != '.']
-            other += [os.path.join(name, f) for f in found if f not in set(images)]
+            images = [f for f in found if _is_image(f)]
+            other += [os.path.join(name, f) for f in found if not _is_image(f)]
             names += map(os.fsencode, images)
             labels += [label] * len(images)
             if not images:
@@ -113,6 +113,11 @@ def _classes(folder: Path) -> list[str]:
     """Names of the subfolders, sorted, hidden ones left out."""
     names = (name for name in _listing(folder) if name[0] != '.')
     return [name for name in names if os.path.isdir(folder / name)]
+
+
+def _is_image(name: str) -> bool:
+    """Whether a file is read, by its name."""
+    return name.lower().endswith(SUFFIXES) and name[0] != '.'
 
 
 def _listing(folder: Path) -> list[str]:
