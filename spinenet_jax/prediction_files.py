@@ -48,6 +48,7 @@ class PredictionFolder:
         """
         self._folder = epath.Path(folder)
         self._taken: set[str] = {RECORDS}
+        self._next_number: dict[str, int] = {}  # by stem; those below are not free
         self.pictures = 0
         self._next_time = 0.0
         here = os.path.realpath(folder)
@@ -142,8 +143,9 @@ class PredictionFolder:
     def _free_name(self, path: str) -> str:
         """A name that nothing of this run has, and no file that predict.py did not make."""
         stem = os.path.splitext(os.path.basename(path))[0]
-        number = 1
         while True:
+            number = self._next_number.get(stem, 1)
+            self._next_number[stem] = number + 1
             ending = '.jpg' if number == 1 else f'_{number}.jpg'
             name = _shortened(stem, LONGEST_NAME - len(ending)) + ending
             if name not in self._taken and (
@@ -151,7 +153,6 @@ class PredictionFolder:
             ):
                 self._taken.add(name)
                 return name
-            number += 1
 
     def _write(self, name: str, content: bytes) -> None:
         """Writes a file so that a reader, or a kill, never meets half of it."""

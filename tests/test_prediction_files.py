@@ -83,6 +83,16 @@ def test_pictures_of_equal_names_do_not_overwrite_each_other(tmp_path):
     assert names == ['x.jpg', 'x_2.jpg', 'x_3.jpg', 'y.jpg']
 
 
+def test_the_thousandth_picture_of_a_name_is_named_at_once(tmp_path, monkeypatch):
+    tried, shortened = [], prediction_files._shortened
+    monkeypatch.setattr(
+        prediction_files, '_shortened', lambda *stem: tried.append(stem) or shortened(*stem)
+    )
+    folder = PredictionFolder(tmp_path, [])
+    names = [folder._free_name(f'{n}/x.jpg') for n in range(1000)]
+    assert len(set(names)) == len(tried) == 1000 and names[-1] == 'x_1000.jpg'
+
+
 def test_long_names_are_shortened_to_what_a_file_may_have(tmp_path):
     folder = PredictionFolder(tmp_path, [])
     long = ['x' * 251 + '.png', 'x' * 252 + '.p', 'é' * 127, '\udcff' * 255]
