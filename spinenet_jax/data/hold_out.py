@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from spinenet_jax.data.annotations import load_annotations
 from spinenet_jax.errors import UserError
 
 
@@ -24,7 +25,8 @@ def names(split: str) -> tuple[str, str]:
 def hold_out(root: str | os.PathLike, split: str, count: int, seed: int = 0) -> tuple[int, int]:
     """Write root/annotations/instances_<split>_kept.json and _held_out.json.
 
-    Which images are held out is a function of `seed` and of the ids of the images.
+    Which images are held out is a function of `seed` and of the ids of the images. What training
+    accepts is split; an image record that is there twice counts once and is written once.
 
     Args:
       root: a COCO directory.
@@ -36,19 +38,16 @@ def hold_out(root: str | os.PathLike, split: str, count: int, seed: int = 0) -> 
       Images kept and held out.
 
     Raises:
-      UserError: no such split, or not that many images.
+      UserError: no such split, not a file to train on, or not that many images.
     """
     folder = Path(root) / 'annotations'
     path = folder / f'instances_{split}.json'
-    try:
-        whole = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    ids = sorted(image['id'] for image in whole['images'])
+    ids = sorted(load_annotations(path).image_ids.tolist())
     if not 0 < count < len(ids):
         raise UserError(f'{path}: {len(ids)} images, {count} of them cannot be held out')
     drawn = np.random.default_rng(seed).permutation(len(ids))[:count]
     held_out = {ids[i] for i in drawn.tolist()}
+    whole = json.loads(path.read_text(encoding='utf-8-sig'))
     for name, wanted in zip(names(split), (set(ids) - held_out, held_out), strict=True):
         _write(folder / f'instances_{name}.json', _part(whole, wanted, split))
     return len(ids) - count, count
@@ -63,13 +62,14 @@ def ensure_held_out(root: str | os.PathLike, split: str, count: int, seed: int =
 
 def _part(whole: dict[str, Any], wanted: set[int], split: str) -> dict[str, Any]:
     """The images of those ids, their files named from the root, and their annotations."""
-    images = [image for image in whole['images'] if image['id'] in wanted]
+    images = {image['id']: image for image in whole['images'] if image['id'] in wanted}
+    annotations = whole.get('annotations') or []
     return whole | {
         'images': [
             image | {'file_name': f'{split}/{image["file_name"].removeprefix(f"{split}/")}'}
-            for image in images
+            for image in images.values()
         ],
-        'annotations': [a for a in whole['annotations'] if a['image_id'] in wanted],
+        'annotations': [a for a in annotations if a['image_id'] in wanted],
     }
 
 

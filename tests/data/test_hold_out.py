@@ -97,10 +97,40 @@ def test_what_is_there_stays(tmp_path):
     [
         ('train', 0, '10 images, 0 of them cannot be held out'),
         ('train', 10, '10 images, 10 of them cannot be held out'),
-        ('val', 3, r'instances_val\.json: No such file'),
+        ('val', 3, r'instances_val\.json: no such file'),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path, split, count, message):
     write_split(tmp_path, 10)
     with pytest.raises(UserError, match=message):
         hold_out(tmp_path, split, count)
+
+
+def test_a_byte_order_mark_no_annotations_and_repeated_images_are_taken(tmp_path):
+    whole = write_split(tmp_path, 10)
+    del whole['annotations']
+    whole['images'] += whole['images'][:3]
+    path = tmp_path / 'annotations' / 'instances_train.json'
+    path.write_text(json.dumps(whole), encoding='utf-8-sig')
+    assert hold_out(tmp_path, 'train', 4) == (6, 4)
+    parts = [read(tmp_path, name) for name in names('train')]
+    assert [len(part['images']) for part in parts] == [6, 4]
+    assert [part['annotations'] for part in parts] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('{"images": [', 'not valid JSON'),
+        ('{"annotations": []}', 'no list "images"'),
+        (
+            '{"images": [{"file_name": "0.jpg"}], "categories": [{"id": 1}]}',
+            r'images\[0\] has no integer "id"',
+        ),
+    ],
+)
+def test_what_training_refuses_is_refused(tmp_path, text, message):
+    write_split(tmp_path, 10)
+    (tmp_path / 'annotations' / 'instances_train.json').write_text(text)
+    with pytest.raises(UserError, match=message):
+        hold_out(tmp_path, 'train', 4)
