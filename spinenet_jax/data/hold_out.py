@@ -42,14 +42,16 @@ def hold_out(root: str | os.PathLike, split: str, count: int, seed: int = 0) -> 
     """
     folder = Path(root) / 'annotations'
     path = folder / f'instances_{split}.json'
-    ids = sorted(load_annotations(path).image_ids.tolist())
+    table = load_annotations(path)
+    ids = sorted(table.image_ids.tolist())
     if not 0 < count < len(ids):
         raise UserError(f'{path}: {len(ids)} images, {count} of them cannot be held out')
     drawn = np.random.default_rng(seed).permutation(len(ids))[:count]
     held_out = {ids[i] for i in drawn.tolist()}
     whole = json.loads(path.read_text(encoding='utf-8-sig'))
+    start = _start_of_names(Path(root), split, table.file_names)
     for name, wanted in zip(names(split), (set(ids) - held_out, held_out), strict=True):
-        _write(folder / f'instances_{name}.json', _part(whole, wanted, split))
+        _write(folder / f'instances_{name}.json', _part(whole, wanted, start))
     return len(ids) - count, count
 
 
@@ -60,13 +62,25 @@ def ensure_held_out(root: str | os.PathLike, split: str, count: int, seed: int =
         hold_out(root, split, count, seed)
 
 
-def _part(whole: dict[str, Any], wanted: set[int], split: str) -> dict[str, Any]:
+def _start_of_names(root: Path, split: str, file_names: list[str]) -> str:
+    """Where the file names start, below the root: the folder of the split, or '' for the root.
+
+    Where some of the files are, in the order in which `coco.CocoSource` looks; by the names
+    themselves where there are none at all.
+    """
+    for folder in (split, ''):
+        if any(os.path.exists(root / folder / name) for name in file_names):
+            return folder
+    return '' if file_names[0].startswith(f'{split}/') else split
+
+
+def _part(whole: dict[str, Any], wanted: set[int], start: str) -> dict[str, Any]:
     """The images of those ids, their files named from the root, and their annotations."""
     images = {image['id']: image for image in whole['images'] if image['id'] in wanted}
     annotations = whole.get('annotations') or []
     return whole | {
         'images': [
-            image | {'file_name': f'{split}/{image["file_name"].removeprefix(f"{split}/")}'}
+            image | {'file_name': os.path.join(start, image['file_name'])}
             for image in images.values()
         ],
         'annotations': [a for a in annotations if a['image_id'] in wanted],

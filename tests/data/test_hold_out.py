@@ -74,6 +74,20 @@ def test_the_parts_are_read_from_the_images_of_the_whole(tmp_path):
     assert kept.describe(0).startswith('train/')
 
 
+@pytest.mark.parametrize('folder', ['train', 'pictures/old'])
+def test_names_may_start_at_the_root(tmp_path, folder):
+    whole = write_split(tmp_path, 10)
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / 'train').rename(tmp_path / folder)
+    for image in whole['images']:
+        image['file_name'] = f'{folder}/{image["file_name"]}'
+    (tmp_path / 'annotations' / 'instances_train.json').write_text(json.dumps(whole))
+    hold_out(tmp_path, 'train', 4)
+    kept, held_out = (CocoSource(tmp_path, name, 0) for name in names('train'))
+    assert (len(kept), len(held_out)) == (6, 4)
+    assert kept.describe(0).startswith(f'{folder}/')
+
+
 def test_the_draw_is_a_function_of_the_seed(tmp_path):
     write_split(tmp_path, 30)
 
