@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.util
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -137,6 +138,8 @@ class CocoEvaluator:
     def per_class(self, kind: str = 'bbox') -> dict[str, float]:
         """AP by category name, for the categories with ground truth in the scored images.
 
+        Where several categories have a name, each one's id follows it: 'cat (7)'.
+
         Args:
           kind: 'bbox', or 'segm' where masks are scored.
         """
@@ -171,6 +174,8 @@ class CocoEvaluator:
                 scorer.summarize()
             precision = scorer.eval['precision'][:, :, :, 0, -1]  # [threshold, recall, category]
             names = {c['id']: c['name'] for c in self._ground_truth['categories']} | self._names
+            times = Counter(names.values())
+            names = {i: name if times[name] == 1 else f'{name} ({i})' for i, name in names.items()}
             per_class = {
                 names[category_id]: float(precision[:, :, k].mean())
                 for k, category_id in enumerate(scorer.params.catIds)

@@ -67,6 +67,14 @@ def test_perfect_detections_score_one_for_all_sizes_present(backend):
     assert evaluator.per_class() == pytest.approx({'cat': 1.0, 'dog': 1.0})
 
 
+def test_categories_of_one_name_are_told_apart(backend):
+    twins = [SimpleNamespace(label=c.label, id=c.id, name='cat') for c in CATEGORIES]
+    evaluator = CocoEvaluator(ground_truth(TWO), twins, backend)
+    one(evaluator, 0, [[20, 10, 70, 110]], [0.9], [1])
+    one(evaluator, 1, [], [], [])
+    assert evaluator.per_class() == pytest.approx({'cat (7)': 1.0, 'cat (30)': 0.0})
+
+
 def test_no_detection_scores_zero(backend):
     evaluator = CocoEvaluator(ground_truth(TWO), CATEGORIES, backend)
     evaluator.update(
