@@ -48,7 +48,7 @@ def evaluate() -> list[str]:
     result = runner.evaluate(config, trained.task, trained, source, trained.eval_step)
     if jax.process_index() == 0:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
-        print(report.table(result))
+        print(report.table(result, trained.task.main_metric))
         facts = {'step': trained.step, 'split': source.name}
         own = source.name == config.data.eval_split
         folder = _OUTPUT.value or report.folder_of(workdir, '' if own else source.name)

@@ -20,8 +20,11 @@ LONGEST_CLASS_TABLE = 100
 RESULTS, DETECTIONS = 'results.json', 'detections.json'
 
 
-def table(result: EvaluationResult) -> str:
-    """Metrics, then classes from best to worst, as lines to print; numbers as percentages."""
+def table(result: EvaluationResult, main_metric: str) -> str:
+    """Metrics, then classes from best to worst, as lines to print; numbers as percentages.
+
+    main_metric: the task's, which is what `result.per_class` holds.
+    """
     lines = [f'{result.images} images in {result.seconds:.1f} s']
     if result.detections is not None:
         lines[0] += f', {len(result.detections)} detections'
@@ -33,8 +36,9 @@ def table(result: EvaluationResult) -> str:
     classes = sorted(result.per_class.items(), key=lambda item: -item[1])[:LONGEST_CLASS_TABLE]
     if classes:
         width = max(len('class'), *(len(name) for name, _ in classes))
-        lines += ['', f'{"class":<{width}} {next(iter(result.metrics)):>6}']
-        lines += [f'{name:<{width}} {100 * value:6.2f}' for name, value in classes]
+        digits = max(6, len(main_metric))
+        lines += ['', f'{"class":<{width}} {main_metric:>{digits}}']
+        lines += [f'{name:<{width}} {100 * value:{digits}.2f}' for name, value in classes]
     return '\n'.join(lines)
 
 

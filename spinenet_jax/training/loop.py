@@ -161,7 +161,7 @@ class _Scorer:
             'compile_seconds': round(self.compile_seconds, 1),
         }
         report.write_files(self._folder, result, facts)
-        logging.info('%s', report.table(result))
+        logging.info('%s', report.table(result, self._experiment.task.main_metric))
         logging.info('results are in %s', self._folder / 'results.json')
 
 
