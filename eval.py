@@ -37,7 +37,7 @@ def evaluate() -> list[str]:
 
     from spinenet_jax import inference
     from spinenet_jax.data.batch import check_categories
-    from spinenet_jax.data.build import build_source
+    from spinenet_jax.data.build import build_source, split_name
     from spinenet_jax.evaluation import report, runner
 
     workdir = flags.FLAGS.workdir
@@ -50,8 +50,9 @@ def evaluate() -> list[str]:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
         print(report.table(result, trained.task.main_metric))
         facts = {'step': trained.step, 'split': source.name}
-        own = source.name == config.data.eval_split
-        folder = _OUTPUT.value or report.folder_of(workdir, '' if own else source.name)
+        split = split_name(config.data, _SPLIT.value)
+        own = split == config.data.eval_split
+        folder = _OUTPUT.value or report.folder_of(workdir, '' if own else split)
         report.write_files(folder, result, facts)
         print(f'results are in {folder}')
     return report.mismatches(result.metrics, config.eval.expected)

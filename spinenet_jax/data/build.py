@@ -55,7 +55,7 @@ def build_source(
         raise UserError(
             'data.root is empty: --config.data.root=<folder of the data set> is missing'
         )
-    name = {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
+    name = split_name(data_config, split)
     source = _open(data_config, name, num_classes, with_segmentations=needs >= SEGMENTATIONS)
     if split == 'train' and 'label' in SOURCES[data_config.source].provides:
         _check_labels(source)
@@ -64,6 +64,11 @@ def build_source(
     if split == 'eval' and isinstance(source, TfdsSource):
         source.check_annotations()  # before training, not at its first evaluation
     return source
+
+
+def split_name(data_config: ConfigDict, split: str) -> str:
+    """The data set's name of a split: 'train' and 'eval' mean the config's."""
+    return {'train': data_config.train_split, 'eval': data_config.eval_split}.get(split, split)
 
 
 def _check_provides(name: str, needs: Collection[str]) -> None:
