@@ -33,7 +33,7 @@ def build(images: Path, annotations: Path, output: Path, threads: int) -> dict[s
     """Writes both splits; returns the numbers of crops, and of classes."""
     from spinenet_jax.data.inaturalist_bbox import make_folders, plan_crops, write_crops
 
-    plans = [plan_crops(annotations / name, split) for split, name in FILES.items()]
+    plans = plan_crops({split: annotations / name for split, name in FILES.items()})
     counts = {'classes': make_folders(plans, output)}
     for plan in plans:
         with tqdm(total=plan.image_count, desc=plan.split, unit='image') as bar:

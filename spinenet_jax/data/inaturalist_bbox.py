@@ -13,7 +13,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,20 +66,34 @@ class CropResult:
     report: list[str]
 
 
-def plan_crops(annotations: Path, split: str) -> CropPlan:
-    """Reads a JSON file; UserError if it is not one."""
-    table = load_annotations(annotations)
-    outside = first_outside(table.file_names, ('',))
-    if outside is not None:
-        raise UserError(f'{annotations}: file name "{outside}" leads out of the folder of images')
-    used = set(np.unique(table.category_ids[table.trainable]).tolist())
-    width = len(str(max(used, default=0)))
+def plan_crops(files: Mapping[str, Path]) -> list[CropPlan]:
+    """Reads the JSON file of each split; UserError if one is not, or if their categories differ.
+
+    A class has one folder name in all splits, from the categories of all files.
+    """
+    tables = {split: load_annotations(path) for split, path in files.items()}
+    names: dict[int, str] = {}
+    for split, table in tables.items():
+        outside = first_outside(table.file_names, ('',))
+        if outside is not None:
+            raise UserError(
+                f'{files[split]}: file name "{outside}" leads out of the folder of images'
+            )
+        for i, name in table.categories:
+            if names.setdefault(i, name) != name:
+                raise UserError(
+                    f'{files[split]}: category {i} is "{name}", in another split "{names[i]}"'
+                )
+    width = max(4, len(str(max(names))))
     folders = {
-        i: f'{i:0{max(width, 4)}d}_{re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:200]}'
-        for i, name in table.categories
-        if i in used
+        i: f'{i:0{width}d}_{re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:200]}'
+        for i, name in names.items()
     }
-    return CropPlan(split, annotations, table, folders)
+    plans = []
+    for split, table in tables.items():
+        used = np.unique(table.category_ids[table.trainable]).tolist()
+        plans.append(CropPlan(split, files[split], table, {i: folders[i] for i in used}))
+    return plans
 
 
 def make_folders(plans: Sequence[CropPlan], output: Path) -> int:

@@ -34,12 +34,12 @@ def annotation(number, image, category, box):
     return {**record, 'bbox': box, 'area': 1.0}
 
 
-def write(folder, name, images, annotations):
+def write(folder, name, images, annotations, categories=CATEGORIES):
     records = [
         {'id': i, 'file_name': name_of(i), 'width': 100, 'height': 60, 'license': 3} for i in images
     ]
     data = {'info': {'year': 2017}, 'images': records, 'annotations': annotations}
-    (folder / name).write_text(json.dumps({**data, 'categories': CATEGORIES, 'licenses': []}))
+    (folder / name).write_text(json.dumps({**data, 'categories': categories, 'licenses': []}))
 
 
 @pytest.fixture
@@ -117,9 +117,25 @@ def test_the_tool_from_public_files_to_a_source(public, tmp_path):
     np.testing.assert_allclose(crop[15, :, 0], np.arange(20, 140, 2), atol=2)
 
 
+def test_a_class_has_one_folder_name_in_all_splits(tmp_path):
+    """Ids were once padded to the longest that the split itself uses."""
+    categories = [{'id': 7, 'name': 'Anas'}, {'id': 31_000, 'name': 'Apis'}]
+    files = {split: tmp_path / f'{split}.json' for split in ('train', 'val')}
+    used = {'train': [7, 31_000], 'val': [7]}
+    for split, path in files.items():
+        rows = [annotation(n, 1, i, [0, 0, 9, 9]) for n, i in enumerate(used[split], 1)]
+        write(tmp_path, path.name, [1], rows, categories[: len(rows)])
+    train, val = plan_crops(files)
+    assert train.folders == {7: '00007_Anas', 31_000: '31000_Apis'}
+    assert val.folders == {7: '00007_Anas'}
+    write(tmp_path, 'val.json', [1], [], [{'id': 7, 'name': 'Anser'}])
+    with pytest.raises(UserError, match=r'val\.json: category 7 is "Anser", in another .*"Anas"'):
+        plan_crops(files)
+
+
 def test_a_stopped_run_goes_on(public, tmp_path, monkeypatch):
     output = tmp_path / 'out'
-    plan = plan_crops(public / 'train_2017_bboxes.json', 'train')
+    (plan,) = plan_crops({'train': public / 'train_2017_bboxes.json'})
     inaturalist_bbox.make_folders([plan], output)
     monkeypatch.setattr(inaturalist_bbox, '_CHUNK', 1)
 
@@ -142,7 +158,7 @@ def test_a_stopped_run_goes_on(public, tmp_path, monkeypatch):
 
 
 def test_mistakes_are_one_line(public, tmp_path):
-    plan = plan_crops(public / 'train_2017_bboxes.json', 'train')
+    (plan,) = plan_crops({'train': public / 'train_2017_bboxes.json'})
     with pytest.raises(UserError, match='nowhere: no such directory'):
         write_crops(plan, tmp_path / 'nowhere', tmp_path)
     (tmp_path / 'file').write_text('')
