@@ -26,6 +26,7 @@ from spinenet_jax.data.annotations import (
     first_outside,
     load_annotations,
 )
+from spinenet_jax.data.cores import core_count
 from spinenet_jax.data.crops import Window
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.errors import UserError
@@ -143,7 +144,7 @@ def write_crops(
         made[rows] = True
         return ''
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or core_count()) as pool:
         for start in range(0, plan.image_count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, plan.image_count))
             failed += filter(None, pool.map(handle, chunk))

@@ -7,7 +7,6 @@ run resumes exactly from its step and a global batch does not depend on the numb
 
 import atexit
 import dataclasses
-import os
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -35,6 +34,7 @@ from spinenet_jax.data.batch import (
     mask_fields,
     pad_boxes,
 )
+from spinenet_jax.data.cores import core_count
 from spinenet_jax.data.decode import MAX_PIXELS, BadImageError, read_image
 from spinenet_jax.data.masks import CROP_SIZE, crop_masks, original_boxes
 from spinenet_jax.errors import UserError
@@ -134,7 +134,7 @@ class Reading:
     @property
     def threads(self) -> int:
         """How many threads a process reads with, at least 1."""
-        return self.num_threads or min(_cores(), _MOST_THREADS)
+        return self.num_threads or min(core_count(), _MOST_THREADS)
 
 
 def train_iterator(
@@ -301,13 +301,6 @@ def _batches(stream: grain.MapDataset, batch_size: int, reading: Reading) -> Ite
             images.batch(batch_size), prefetch_buffer_size=1
         )
     )
-
-
-def _cores() -> int:
-    """Cores this process may use; not every system tells."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _consume(source: Source, batches: Iterator[Batch], reading: Reading) -> Iterator[Batch]:

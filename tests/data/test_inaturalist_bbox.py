@@ -157,6 +157,13 @@ def test_a_stopped_run_goes_on(public, tmp_path, monkeypatch):
     assert len(list(output.rglob('*.jpg'))) == 3
 
 
+def test_threads_are_counted_on_systems_that_do_not_tell(public, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, 'sched_getaffinity', raising=False)
+    plans = plan_crops({'val': public / 'val_2017_bboxes.json'})
+    inaturalist_bbox.make_folders(plans, tmp_path / 'out')
+    assert write_crops(plans[0], public, tmp_path / 'out').crops == 1
+
+
 def test_mistakes_are_one_line(public, tmp_path):
     (plan,) = plan_crops({'train': public / 'train_2017_bboxes.json'})
     with pytest.raises(UserError, match='nowhere: no such directory'):

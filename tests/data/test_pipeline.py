@@ -138,7 +138,7 @@ def test_processes_share_the_same_global_batches(ten):
 
 def test_threads_follow_the_cores_up_to_a_limit(monkeypatch):
     for cores, want in ((1, 1), (12, 12), (96, 16)):
-        monkeypatch.setattr(pipeline, '_cores', lambda cores=cores: cores)
+        monkeypatch.setattr(pipeline, 'core_count', lambda cores=cores: cores)
         assert pipeline.Reading().threads == want
         assert pipeline.Reading(num_threads=40).threads == 40
 
