@@ -133,15 +133,16 @@ def write_crops(
     """
     images = _image_folder(plan, images)
     made = np.zeros(len(plan.table.ids), bool)
+    outside = np.zeros(len(plan.table.ids), bool)
     failed: list[str] = []
 
     def handle(index: int) -> str:
         rows = _rows_of(plan.table, index)
         try:
-            _write_image(plan, index, rows, images, output)
+            outside[_write_image(plan, index, rows, images, output)] = True
         except BadImageError as error:
             return f'{plan.table.file_names[index]}: {error}'
-        made[rows] = True
+        made[rows] = ~outside[rows]
         return ''
 
     with ThreadPoolExecutor(threads or core_count()) as pool:
@@ -150,6 +151,9 @@ def write_crops(
             failed += filter(None, pool.map(handle, chunk))
             progress(len(chunk))
     report = list(plan.table.report)
+    if outside.any():  # their image's size is not in the JSON, or they would have been left out
+        ids = plan.table.ids[outside].tolist()
+        report.append(count_line(plan.annotations, 'annotations outside their image', ids))
     if failed:
         report.append(count_line(plan.annotations, 'images that cannot be read', failed))
     classes = len(np.unique(plan.table.category_ids[made]))
@@ -182,8 +186,13 @@ def _rows_of(table: AnnotationTable, index: int) -> np.ndarray:
     return rows[table.trainable[rows]]
 
 
-def _write_image(plan: CropPlan, index: int, rows: np.ndarray, images: Path, output: Path) -> None:
-    """Writes what is missing of one image's crops; BadImageError if it cannot be read."""
+def _write_image(
+    plan: CropPlan, index: int, rows: np.ndarray, images: Path, output: Path
+) -> list[int]:
+    """Writes what is missing of one image's crops; BadImageError if it cannot be read.
+
+    Returns those of the rows whose box turns out to lie outside the image.
+    """
     table = plan.table
     targets = {
         row: output
@@ -194,12 +203,17 @@ def _write_image(plan: CropPlan, index: int, rows: np.ndarray, images: Path, out
     }
     missing = {row: path for row, path in targets.items() if not path.exists()}
     if not missing:
-        return
+        return []
     height, width = table.sizes[index].tolist()
     size = (height, width) if height else None
     image = read_image(os.path.join(images, table.file_names[index]), size)
+    outside = []
     for row, path in missing.items():
-        top, left, h, w = enlarged_window(table.xywh[row].tolist(), image.shape[:2])
+        xywh = table.xywh[row]
+        if (np.float32(xywh[1::-1]) >= image.shape[:2]).any():
+            outside.append(row)
+            continue
+        top, left, h, w = enlarged_window(xywh.tolist(), image.shape[:2])
         part = image[top : top + h, left : left + w, ::-1]
         jpeg = cv2.imencode('.jpg', part, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
         temporary = path.with_name(f'.{path.name}.tmp')
@@ -208,6 +222,7 @@ def _write_image(plan: CropPlan, index: int, rows: np.ndarray, images: Path, out
             temporary.replace(path)
         except OSError as error:
             raise UserError(f'{path}: cannot be written: {error.strerror or error}') from error
+    return outside
 
 
 def _image_folder(plan: CropPlan, images: Path) -> Path:

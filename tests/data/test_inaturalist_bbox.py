@@ -157,6 +157,21 @@ def test_a_stopped_run_goes_on(public, tmp_path, monkeypatch):
     assert len(list(output.rglob('*.jpg'))) == 3
 
 
+def test_a_box_outside_an_image_of_unknown_size_is_counted(public, tmp_path):
+    boxes = [[20, 10, 40, 20], [100, 10, 300, 20], [10, 900, 20, 20]]
+    rows = [annotation(n, 1, 7, box) for n, box in enumerate(boxes, 1)]
+    write(public, 'sizes.json', [1], rows)
+    data = json.loads((public / 'sizes.json').read_text())
+    del data['images'][0]['width']
+    (public / 'sizes.json').write_text(json.dumps(data))
+    plans = plan_crops({'train': public / 'sizes.json'})
+    inaturalist_bbox.make_folders(plans, tmp_path / 'out')
+    for _ in range(2):  # what is there already changes no number
+        result = write_crops(plans[0], public, tmp_path / 'out')
+        assert result.crops == len(list((tmp_path / 'out').rglob('*.jpg'))) == 1
+        assert result.report == ['sizes.json: 2 annotations outside their image (first: 2, 3)']
+
+
 def test_threads_are_counted_on_systems_that_do_not_tell(public, tmp_path, monkeypatch):
     monkeypatch.delattr(os, 'sched_getaffinity', raising=False)
     plans = plan_crops({'val': public / 'val_2017_bboxes.json'})
