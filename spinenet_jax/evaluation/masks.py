@@ -1,15 +1,18 @@
 """Pastes predicted masks into the images they belong to, as run-length encodings.
 
 A mask is enlarged inside its box only, one at a time, already in the column order that run-length
-encoding needs; there is never a picture a mask. The result is that of both public codes' pasting.
+encoding needs; there is never a picture a mask. Small ones are encoded many at once, as many as
+`LARGEST_GROUP` allows. The result is that of both public codes' pasting.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
 THRESHOLD = 0.5
+LARGEST_GROUP = 2**24  # pixels of the boxes encoded at once; each takes two bytes
 
 
 def paste(
@@ -41,9 +44,30 @@ def paste(
     last = np.maximum(np.trunc(centre + half).astype(np.int64), first)
     if not len(masks):
         return []
-    runs = _runs(masks, first, last, image_size)
+    runs = []
+    for group in _groups(_windows(first, last, image_size)[1].prod(1).tolist()):
+        runs += _runs(masks[group], first[group], last[group], image_size)
     rle = [{'size': [height, width], 'counts': counts} for counts in runs]
     return coco_mask.frPyObjects(rle, height, width)
+
+
+def _groups(areas: list[int]) -> Iterator[slice]:
+    """All positions in order, of at most `LARGEST_GROUP` pixels together, or one alone."""
+    start = total = 0
+    for n, area in enumerate(areas):
+        if n > start and total + area > LARGEST_GROUP:
+            yield slice(start, n)
+            start, total = n, 0
+        total += area
+    yield slice(start, len(areas))
+
+
+def _windows(
+    first: np.ndarray, last: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What of each box lies in the image: its first pixel and its size, int64[n,2] (y, x) each."""
+    low, high = np.clip(first, 0, image_size), np.clip(last + 1, 0, image_size)
+    return low, np.where((high > low).all(1, keepdims=True), high - low, 0)
 
 
 def _runs(
@@ -53,9 +77,7 @@ def _runs(
 
     masks f32[n,m,m]; first, last int64[n,2], (y, x) of the first and last pixel of the boxes.
     """
-    limit = np.array(image_size)
-    low, high = np.clip(first, 0, limit), np.clip(last + 1, 0, limit)
-    size = np.where((high > low).all(1, keepdims=True), high - low, 0)
+    low, size = _windows(first, last, image_size)
     # All windows one after the other, column by column, with a zero above and one below each
     # column: every run has its start and its end there.
     lengths = size[:, 1] * (size[:, 0] + 2)

@@ -1,10 +1,13 @@
 """Pasted masks against a full canvas, and TF1's."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from spinenet_jax.evaluation import masks
 from spinenet_jax.evaluation.masks import paste
 from tests import tf1
 
@@ -51,6 +54,39 @@ def test_equals_a_full_canvas():
         assert rle['size'] == list(size)
         seen += want.any()
     assert seen > 30
+
+
+@pytest.mark.parametrize('most', [1, 900, 5000])
+def test_groups_give_the_same_run_lengths(monkeypatch, most):
+    rng = np.random.default_rng(0)
+    low = rng.uniform(-20, 50, (40, 2))
+    boxes = np.concatenate([low, low + rng.uniform(1, 50, (40, 2))], 1).astype(np.float32)
+    arguments = rng.random((40, 28, 28), np.float32), boxes, (40, 57)
+    want, counts = paste(*arguments), []
+    runs = masks._runs
+
+    def counted(part, first, last, size):
+        pixels = masks._windows(first, last, size)[1].prod(1).sum()
+        assert pixels <= most or len(part) == 1
+        counts.append(len(part))
+        return runs(part, first, last, size)
+
+    monkeypatch.setattr(masks, 'LARGEST_GROUP', most)
+    monkeypatch.setattr(masks, '_runs', counted)
+    assert paste(*arguments) == want
+    assert sum(counts) == 40 and len(counts) > 2
+    assert most == 1 or max(counts) > 1
+
+
+def test_many_large_masks_take_little_memory():
+    """All boxes of an image were once held at once: here 120 MB."""
+    boxes = np.tile(np.float32([0, 0, 1000, 1000]), (60, 1))
+    probabilities = np.ones((60, 28, 28), np.float32)
+    tracemalloc.start()
+    paste(probabilities, boxes, (1000, 1000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * masks.LARGEST_GROUP
 
 
 def test_none():
