@@ -103,7 +103,7 @@ def test_padding_changes_nothing(source, batch_size, tmp_path):
     assert result.metrics == {'top1': pytest.approx(8 / 11), 'top5': pytest.approx(9 / 11)}
     assert result.per_class == {'a': 0.5, 'b': 1, 'c': 1, 'e': 1, 'f': 1, 'g': 0.5}
     assert (result.images, result.skipped) == (10, 1)
-    lines = table(result).splitlines()
+    lines = table(result, 'top1').splitlines()
     assert lines[0].endswith(' s') and '  top1  72.73' in lines and 'class   top1' in lines
     write_files(tmp_path, result, {})
     assert [p.name for p in tmp_path.iterdir()] == ['results.json']
