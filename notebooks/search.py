@@ -53,6 +53,42 @@ print(graph.to_text(best))
 display(SVG(drawing.svg(best)))
 
 # %% [markdown]
+# ## Your own reward
+#
+# Anything that gives a number can be searched for: a function in a file of yours, called once a
+# candidate. This one is the speed of the backbone on this machine; `proxy.evaluate(candidate)` would
+# give the AP of the search above to weigh it with.
+
+# %%
+evaluator = """
+import time
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spinenet_jax.models.build import build_backbone, build_layers
+from spinenet_jax.models.graph import to_text
+
+
+def images_per_second(candidate):
+    config = ConfigDict(candidate.config)
+    config.model.graph = to_text(candidate.graph)
+    backbone = build_backbone(config.model, build_layers(config.model, axis_name=None))
+    images = jnp.zeros((1, *config.data.image_size, 3))
+    variables = jax.jit(lambda x: backbone.init(jax.random.key(0), x, train=False))(images)
+    run = jax.jit(lambda x: [m.whole() for m in backbone.apply(variables, x, train=False).values()])
+    jax.block_until_ready(run(images))
+    began = time.perf_counter()
+    for _ in range(20):
+        jax.block_until_ready(run(images))
+    return 20 / (time.perf_counter() - began)
+"""
+Path('runs/latency.py').write_text(evaluator)
+settings = f'--config.search.candidates={1 if small else 20} {narrow if small else ""}'
+# !PYTHONPATH=runs python search.py --config=configs/search.py:digits --workdir=runs/fast --evaluator=latency:images_per_second --config.search.workers=1 {settings}
+
+# %% [markdown]
 # ## The best graph, trained for longer
 
 # %%
