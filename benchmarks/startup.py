@@ -1,6 +1,6 @@
 """Times `train.py --help` and the way from the start of a run to its first finished step.
 
-    python benchmarks/startup.py [--config=configs/digits.py]
+    python benchmarks/startup.py [--config=configs/digits.py] [--config.train.batch_size=4 ...]
 
 Starts training twice, first with an empty compilation cache and then with what that left behind.
 Every start is a process of its own, so imports are in it. Prints a JSON line for each start; with
@@ -40,12 +40,12 @@ def help_seconds(repeats: int) -> float:
     return statistics.median(times)
 
 
-def start(config: str, folder: Path) -> dict[str, float]:
+def start(config: str, settings: list[str], folder: Path) -> dict[str, float]:
     """One start of training in a new workdir, with the compilation cache in `folder`."""
     with tempfile.TemporaryDirectory() as workdir:
         command = [
             *(sys.executable, 'benchmarks/startup_probe.py', f'--began={time.time()}'),
-            *(f'--config={config}', f'--workdir={workdir}'),
+            *(f'--config={config}', f'--workdir={workdir}', *settings),
         ]
         environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(folder)}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -67,12 +67,18 @@ def main() -> None:
     parser.add_argument('--config', default='configs/digits.py', help='configuration to start')
     parser.add_argument('--repeats', type=int, default=5, help='of --help; the median counts')
     parser.add_argument('--record', action='store_true', help="append to the repository's log")
-    given = parser.parse_args()
-    facts = {'config': given.config, 'help_s': round(help_seconds(given.repeats), 2)}
+    given, settings = parser.parse_known_args()
+    words = ' '.join(word.removeprefix('--config.') for word in settings)
+    facts = {
+        'config': given.config,
+        'settings': words,
+        'help_s': round(help_seconds(given.repeats), 2),
+    }
     with tempfile.TemporaryDirectory() as cache:
         for state in ('cold', 'warm'):
             facts |= {'cache': state, 'load_before': round(os.getloadavg()[0], 2)}
-            machine.report('startup', facts | start(given.config, Path(cache)), given.record)
+            times = start(given.config, settings, Path(cache))
+            machine.report('startup', facts | times, given.record)
 
 
 if __name__ == '__main__':
