@@ -35,17 +35,17 @@ epochs of warm-up, x0.1 and x0.01 for the last 30 and 10 epochs, batch norm 0.99
 
 Where the paper is silent:
   - DropBlock has no number in the paper, and in the public code it does nothing for SpineNet; 0.9
-    and 7 are the values of the DropBlock paper's detector.
+    and 7 are the values of the DropBlock paper on ImageNet.
     Off: --config.model.dropblock_keep_prob=1
-  - the warm-up starts from 0.0067, batch norm's epsilon is 1e-3, anchors of 143 and 190 are 4
-    cells: the public configs.
+  - the warm-up starts from 0.0067, as in both public codes; batch norm's epsilon is 1e-3, TF2's;
+    anchors of ResNet-FPN are 4 cells, as in the public configs. (The paper: 3, 143 and 190: 4.)
   - gradient clipping is off. The TF1 configs of protocol C clip at norm 10, but on each core,
     before the sum over cores and after division by their number, where it hardly ever acts.
     On, for the summed gradient: --config.optim.clip_norm=10
   - R101-FPN and R152-FPN have the input sizes of the model zoo.
 
 The public TF1 yaml files deviate from the paper; these flags follow the files:
-  - warm-up of 2000 steps:  --config.optim.warmup_epochs=4.319654
+  - warm-up of 2000 steps:  --config.optim.warmup_epochs=4.319654 (M: 500 steps, 1.079914)
   - 143-C, 190-C:           --config.data.scale_min=0.1 --config.data.scale_max=1.9
   - 190-C:                  --config.optim.learning_rate=0.3
   - batch norm, RetinaNet:  --config.model.bn_momentum=0.997 --config.model.bn_epsilon=1e-4

@@ -98,7 +98,7 @@ def _coco() -> ConfigDict:
     config.train.keep_checkpoints = 1
     config.optim.learning_rate = 0.08
     config.optim.learning_rate_batch = 64
-    config.optim.warmup_epochs = 0.3  # 500 steps
+    config.optim.warmup_epochs = 0.2885  # 500 steps
     config.optim.decay_epochs = (4.0,)
     config.eval.pictures = 0
     return config

@@ -1,4 +1,4 @@
-"""Makes a small detection data set in COCO format: photographs of a cluttered desk with letters.
+"""Makes a small detection data set in COCO format: letters drawn on cluttered backgrounds.
 
     python tools/make_letters.py --output=letters
 

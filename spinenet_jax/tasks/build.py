@@ -1,4 +1,4 @@
-"""The task of a config and its model: the only place that looks at `config.task`."""
+"""The task of a config and its model: where `config.task` decides."""
 
 from flax import linen as nn
 from ml_collections import ConfigDict

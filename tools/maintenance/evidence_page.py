@@ -241,8 +241,8 @@ def trials(rows: list[Row]) -> str:
         )
     return (
         f'Tried first were {" and ".join(sentences)}, without clipping of gradients and with half '
-        'an epoch of warm-up. Training hung on its first hundred steps then, so all models are '
-        'trained again with gradients clipped to a norm of 1 and an epoch of warm-up.'
+        'an epoch of warm-up. The outcome then depended on the first hundred steps, so all models '
+        'are trained again with gradients clipped to a norm of 1 and an epoch of warm-up.'
     )
 
 
@@ -262,10 +262,11 @@ def page(rows: list[Row]) -> str:
         _filled(
             'Does a scale-permuted backbone beat a scale-decreased one of the same cost, and do '
             'its connections matter? The paper says so of photographs, at full size and after '
-            'hundreds of epochs. Here the same graphs are trained on the made scenes of '
+            'hundreds of epochs. Here the same graphs are trained on synthetic scenes of '
             f'handwritten digits, {detection["image_side"]} pixels a side, for '
             f'{detection["epochs"]:g} epochs and at about an eighth of the width, with the '
-            'settings of `configs/search.py:digits` but for the learning rate. That is a '
+            'settings of `configs/search.py:digits` but for the learning rate (0.1), the warm-up '
+            '(one epoch), the length and the splits (`train` and `val`). That is a '
             'very short training of very small '
             "networks on an easy task: it shows which of the paper's orders can be seen at this "
             'scale, and neither proves nor disproves any of them.'
@@ -283,7 +284,7 @@ def page(rows: list[Row]) -> str:
         '',
         '```',
         'python benchmarks/evidence.py --record                    # all, hours',
-        'python benchmarks/evidence.py --groups table3 --seeds=1   # a part, minutes',
+        'python benchmarks/evidence.py --groups table3 --seeds=1   # a part, up to an hour',
         '```',
         '',
         _filled(

@@ -53,6 +53,7 @@ DETECTORS = (
 )
 RESNET_DETECTORS = (Published('r50-B', '40.4', 'r50-fpn'),)
 GARDEN_RESNETS = (Published('r50-B', '36.8', 'retinanet-resnet50fpn'),)
+GARDEN_MOBILE = (Published('mb49-M', '28.1', 'spinenet49mobile'),)
 MOBILE_DETECTORS = (Published('mb49-M', '28.6', 'spinenetmbconv-49-best'),)
 GARDEN_DETECTORS = (
     Published('49-C', '44.2', 'spinenet-49-i640'),
@@ -92,6 +93,9 @@ TABLES = (
     ),
     Table('RetinaNet on COCO, TF2', 'AP', 'retinanet', TF2_BUCKET, GARDEN_DETECTORS),
     Table(
+        'SpineNet-Mobile RetinaNet on COCO, TF2', 'AP', 'retinanet', TF2_RETINANETS, GARDEN_MOBILE
+    ),
+    Table(
         'ResNet-FPN RetinaNet on COCO, TF2',
         'AP',
         'retinanet',
@@ -127,9 +131,11 @@ proposals and 100 masks. What stands between a published number and ours is in
 number by number are the tests in `tests/convert/`. The released 49S checkpoints may have 256
 channels at their endpoints, as the zoo's size of 11.9 M says; the conversion sees it. The Garden's
 checkpoints are of its beta, which names variables otherwise than today's Garden; either layout is
-taken. Of SpineNet-Mobile it offers none, but a checkpoint that it has trained converts too, and is
-compared with it in the tests; TF1's names, and those of its ResNet-FPN, follow from TF1's code, and
-no released file was at hand. The Garden's ResNet-FPN began with ImageNet's weights (72 epochs).
+taken. No released file of SpineNet-Mobile or of TF1's ResNet-FPN was at hand: a mobile checkpoint
+that today's Garden has trained converts and is compared with it in the tests, and TF1's names
+follow from its code. A later config of the Garden's Mobile-49 has hard_swish, which is not
+supported here; whether its file was trained with it is not known. The Garden's ResNet-FPN began
+with ImageNet's weights (72 epochs).
 
 Every row is one command; *file* goes into both places:
 
@@ -145,6 +151,8 @@ unless `model.squeeze_gate=hard_sigmoid`.
 GRAPHS = """## Graphs
 
 `python tools/draw_graph.py --graph=<name>` draws each of them, and any other graph.
+`configs/graphs/` has R35-SP18, R23-SP30 and R14-SP39 with the paper's blocks, but not its
+connections, which are published in a drawing alone.
 
 | `spinenet49`, shared by 49S to 190 | `r0_sp53`, of R0-SP53 | `mobile49`, of SpineNet-Mobile |
 | --- | --- | --- |

@@ -29,9 +29,10 @@ runs, for the topology in the table, with the compiler that runs on a TPU VM ({v
 - **bound**: the same, if every operation ran at the peak of the matrix unit or of the memory.
   Only v3's compiler says. In evaluation it takes suppression at its most turns,
   **step** at its usual ones.
-- **no estimate**: operations that the compiler expects nothing of and that are not in **step**,
-  such as gradients of max-pools, and the size of their results. Where that is much, as from v4
-  on, **step** is too short. Blank where an earlier version of the tool did not count them.
+- **no estimate**: operations for which the compiler gives no estimate, and which **step**
+  therefore leaves out, such as gradients of max-pools, and the size of their results. Where that is
+  much, as from v4 on, **step** is too short. Blank where an earlier version of the tool did not
+  count them.
 - **all-reduces**: number and size of all collectives in a step. Those of batch norm (most, and
   small) cannot be fewer than the layers that wait for each other.
 - **compiled in**: processor time of the compilation, about 1.4 times as long as it lasts.
