@@ -46,16 +46,16 @@ def evaluate() -> list[str]:
     source = build_source(config.data, _SPLIT.value, config.model.num_classes, needs)
     check_categories(trained.categories, source.categories)
     result = runner.evaluate(config, trained.task, trained, source, trained.eval_step)
+    split = split_name(config.data, _SPLIT.value)
+    own = split == config.data.eval_split
     if jax.process_index() == 0:
         print('\n'.join([f'{source.name}, checkpoint {trained.step}', *source.report]))
         print(report.table(result, trained.task.main_metric))
         facts = {'step': trained.step, 'split': source.name}
-        split = split_name(config.data, _SPLIT.value)
-        own = split == config.data.eval_split
         folder = _OUTPUT.value or report.folder_of(workdir, '' if own else split)
         report.write_files(folder, result, facts)
         print(f'results are in {folder}')
-    return report.mismatches(result.metrics, config.eval.expected)
+    return report.mismatches(result.metrics, config.eval.expected) if own else []
 
 
 if __name__ == '__main__':

@@ -24,6 +24,7 @@ _SCORE = flags.DEFINE_float('score', 0.3, 'Lowest score to draw; the JSON holds 
 
 def main(arguments: list[str]) -> None:
     """Finds the images, loads the model, writes what it sees."""
+    import jax
     from absl import logging
 
     from spinenet_jax import inference, prediction
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> None:
     paths = prediction.find_images(patterns)
     folder = PredictionFolder(_OUTPUT.value, paths)
     launch.start_jax()
+    if jax.process_index() != 0:
+        return  # of several hosts, the first predicts
     trained = inference.load_trained(flags.FLAGS.config, flags.FLAGS.workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
     records = trained.task.records(trained.categories)

@@ -109,7 +109,7 @@ def _leave_out_pixels() -> None:
     from spinenet_jax.data import pipeline, transforms
 
     ready = np.zeros((_SIZE.value, _SIZE.value, 3), np.uint8)
-    pipeline.read_image = lambda image, size: np.broadcast_to(np.uint8(0), (*size, 3))
+    pipeline.read_image = lambda image, size, *_: np.broadcast_to(np.uint8(0), (*size, 3))
     transforms.place_image = lambda *_: ready
 
 

@@ -28,7 +28,7 @@ Published AP on val2017 (paper, RetinaNet results; * from the TF1 model zoo) and
 Protocols (paper, "Training protocols"; all: SGD 0.9, weight decay 4e-5, 0.28 for 256 images, 5
 epochs of warm-up, x0.1 and x0.01 for the last 30 and 10 epochs, batch norm 0.99):
 
-    A  250 epochs, scale 0.8 to 1.2, relu, DropBlock
+    A  250 epochs, scale 0.8 to 1.2, relu, DropBlock (mobile models: without)
     B  350 epochs, scale 0.5 to 2.0, relu
     C  500 epochs (190: 400), scale 0.5 to 2.0, swish, stochastic depth 0.2 (143: 0.16)
     M  600 epochs, scale 0.5 to 2.0, swish, weight decay 3e-5; the mobile models' (appendix)
@@ -121,7 +121,8 @@ def _set_protocol(config: ConfigDict, protocol: str, model: str) -> None:
     if protocol == 'A':
         config.train.epochs = 250
         config.data.scale_min, config.data.scale_max = 0.8, 1.2
-        config.model.dropblock_keep_prob = 0.9
+        if MODELS[model].graph != 'mobile49':  # whose blocks have none
+            config.model.dropblock_keep_prob = 0.9
     elif protocol == 'C':
         config.train.epochs = 400 if model == '190' else 500
         config.model.activation = 'swish'

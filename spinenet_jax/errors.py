@@ -29,6 +29,11 @@ class UserError(ValueError):
     """Input that cannot be used: scripts print its message as one line and exit with status 2."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is JAX's: what a program needs does not fit the device."""
+    return isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
+
+
 class RunError(RuntimeError):
     """What ends a run that no setting is to blame for: a full disk, a lost host, a loss of NaN.
 

@@ -16,7 +16,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from spinenet_jax import buckets, console, interrupts
-from spinenet_jax.errors import WORLD, RunError, UserError
+from spinenet_jax.errors import WORLD, RunError, UserError, is_out_of_memory
 
 FLAGS = flags.FLAGS
 OUT_OF_MEMORY = (
@@ -176,7 +176,7 @@ def _line_of(error: Exception, out_of_memory: str) -> tuple[str, int] | None:
     if buckets.is_store_error(error):
         said = f'{type(error).__name__}: {_joined(str(error))[:200]}'
         return f'the object store: {said}; see to that, then start the same command again', 1
-    if isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error):  # JAX's own kind
+    if is_out_of_memory(error):
         return f'{out_of_memory} ({_joined(str(error))[:200]})', 2
     return None
 

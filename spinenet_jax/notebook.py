@@ -73,7 +73,7 @@ def train(command: str, every_seconds: float = 5.0) -> None:
     workdir = next((w.partition('=')[2] for w in words if w.startswith('--workdir=')), '')
     if not workdir:
         raise UserError(f'{command}: names no --workdir=<folder of the run>')
-    metrics = os.path.join(workdir, 'metrics.jsonl')
+    metrics = os.path.join(os.path.expanduser(workdir), 'metrics.jsonl')
     printed: collections.deque[str] = collections.deque(maxlen=LINES_KEPT)
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'
@@ -96,7 +96,8 @@ def train(command: str, every_seconds: float = 5.0) -> None:
     except KeyboardInterrupt:
         process.send_signal(signal.SIGTERM)
         process.wait()
-        print('stopped and saved: the same command continues')
+        reader.join()
+        print(printed[-1].strip() if printed else 'stopped')
         return
     reader.join()
     if process.returncode:

@@ -6,6 +6,7 @@ first entry. A name that another file has is left to it.
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,12 +19,12 @@ from tqdm import tqdm
 
 from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import absolute
 from spinenet_jax.prediction import Prediction
 from spinenet_jax.tasks.task import Records
 
 RECORDS = 'predictions.json'
 MADE_HERE = 'made by predict.py of spinenet_jax'
-TEMPORARY = '.predict.tmp'
 LONGEST_NAME = 255  # bytes
 # Seconds between two writings of predictions.json; times what the last one took, so that a large
 # file costs a twentieth of the time at most.
@@ -46,12 +47,12 @@ class PredictionFolder:
           UserError: the folder cannot be written, holds one of the images, or has a
             predictions.json that something else has written.
         """
-        self._folder = epath.Path(folder)
+        self._folder = absolute(folder)
         self._taken: set[str] = {RECORDS}
         self._next_number: dict[str, int] = {}  # by stem; those below are not free
         self.pictures = 0
         self._next_time = 0.0
-        here = os.path.realpath(folder)
+        here = os.path.realpath(self._folder)
         for path in images:
             if os.path.dirname(os.path.realpath(path)) == here:
                 raise UserError(
@@ -161,7 +162,8 @@ class PredictionFolder:
             if buckets.is_bucket(os.fspath(path)):  # an object appears when it is complete
                 path.write_bytes(content)
             else:
-                temporary = self._folder / TEMPORARY
+                # Of this process alone; shorter than a name with a suffix may be.
+                temporary = self._folder / f'.predict.{socket.gethostname()}.{os.getpid()}.tmp'
                 temporary.write_bytes(content)
                 temporary.replace(path)
         except OSError as error:

@@ -11,6 +11,7 @@ Reading the run is left to `inference`, running the model to `prediction`.
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -184,12 +185,13 @@ class Predictor:
         """
         several, given = _listed(images)
         rows = [self.trained.task.rows.eval(NO_RECORD, self._pixels(image)) for image in given]
-        variables = {'params': self.trained.params, 'batch_stats': self.trained.batch_stats}
         if self._features is None:
-            self._features = inference.make_feature_step(self.trained)
+            step = inference.make_feature_step(self.trained)
+            variables = {'params': self.trained.params, 'batch_stats': self.trained.batch_stats}
+            self._features = partial(step, jax.device_put(variables))
         results = []
         for row in rows:
-            maps = self._features(variables, row['image'][None], row['content_size'][None])
+            maps = self._features(row['image'][None], row['content_size'][None])
             results.append({level: np.asarray(x)[0] for level, x in jax.device_get(maps).items()})
         return results if several else results[0]
 

@@ -56,13 +56,17 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'depth': Field(50, choice(50, 101, 152), 'layers; resnet_fpn only'),
         'width': Field(1.0, number(0, 8, above=True), 'multiplies the filters of every block'),
         'resample_alpha': Field(
-            0.5, number(0, 4, above=True), "width inside a resampling, as a share of the parent's"
+            0.5,
+            number(0, 4, above=True),
+            "width inside a resampling, as a share of the parent's; not mobile",
         ),
         'block_repeats': Field(1, whole(1, 100), 'copies of every block'),
         'endpoint_channels': Field(256, whole(1, 8192), 'channels of the feature pyramid'),
         'head_channels': Field(256, whole(1, 8192), 'channels of the heads'),
         'head_convs': Field(4, whole(0, 100), 'convolutions of a head before its predictor'),
-        'separable_heads': Field(False, switch(), 'depthwise and 1x1 convolutions in the heads'),
+        'separable_heads': Field(
+            False, switch(), 'depthwise and 1x1 convolutions in the heads; not masks'
+        ),
         'squeeze_gate': Field(
             'sigmoid',
             choice('sigmoid', 'hard_sigmoid'),
@@ -88,11 +92,15 @@ TABLE: dict[str, Field | dict[str, Field]] = {
         'activation': Field('relu', choice('relu', 'swish'), 'after convolutions'),
         'stochastic_depth': Field(0.0, number(0, 1, below=True), 'rate of the last block; 0: off'),
         'dropblock_keep_prob': Field(
-            1.0, number(0, 1, above=True), 'share of activations that DropBlock keeps; 1: off'
+            1.0,
+            number(0, 1, above=True),
+            'share of activations that DropBlock keeps; 1: off; not mobile',
         ),
         'dropblock_size': Field(7, whole(1, 1000), "side of DropBlock's squares, in cells"),
         'padding': Field('same', choice('same', 'symmetric'), 'symmetric: as the TF1 release'),
-        'pooling': Field('chain', choice('chain', 'single'), 'single: as the TF1 release'),
+        'pooling': Field(
+            'chain', choice('chain', 'single'), 'single: as the TF1 release; not mobile'
+        ),
         'bn_momentum': Field(0.99, number(0, 1, below=True), 'of the running statistics'),
         'bn_epsilon': Field(1e-3, number(0, 1, above=True), 'added to the variance'),
         'dtype': Field(
@@ -166,7 +174,7 @@ TABLE: dict[str, Field | dict[str, Field]] = {
             1000, whole(1, 100_000), 'of an image, twice as many before suppression; masks only'
         ),
         'regions': Field(
-            512, whole(1, 100_000), 'of an image that the heads learn from; masks only'
+            512, whole(4, 100_000), 'of an image that the heads learn from; masks only'
         ),
         'loss_counts': Field(
             'tf1',

@@ -156,3 +156,20 @@ def test_images_that_could_not_be_read_are_counted(tmp_path, capsys):
     records = DetectionRecords([])
     assert PredictionFolder(tmp_path, []).write_all([bad], 1, records, unchanged) == 1
     assert 'truncated JPEG' in capsys.readouterr().err
+
+
+def test_two_runs_do_not_write_into_one_temporary_file(tmp_path, monkeypatch):
+    """Each GPU may have a part of the images, and all one folder."""
+    folder, renamed = PredictionFolder(tmp_path, []), []
+    kind = type(folder._folder)
+    monkeypatch.setattr(kind, 'replace', lambda path, target: renamed.append(path.name))
+    for process in (1, 2):
+        monkeypatch.setattr(prediction_files.os, 'getpid', lambda process=process: process)
+        folder.write_picture('a.jpg', PICTURE)
+    assert len(set(renamed)) == 2
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    PredictionFolder('~/out', []).write_picture('a.jpg', PICTURE)
+    assert (tmp_path / 'out' / 'a.jpg').exists()

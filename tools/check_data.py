@@ -21,6 +21,7 @@ from spinenet_jax.data.coco import CocoSource
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.data.statistics import DataSummary, best_overlaps, summarise
 from spinenet_jax.errors import UserError
+from spinenet_jax.files import absolute
 from spinenet_jax.visualize import tile
 
 _ROOT = flags.DEFINE_string('root', None, 'Folder with annotations/ and the images.')
@@ -130,11 +131,13 @@ def main() -> None:
     print('\n' + class_table(summary) + '\n')
     for line in anchor_lines(summary.boxes, size, _ANCHOR_SIZE.value):
         print(line)
-    output = Path(_OUTPUT.value)
+    output = Path(absolute(_OUTPUT.value))
     try:
         output.mkdir(parents=True, exist_ok=True)
         pictures = output / f'{_SPLIT.value}_images.jpg'
-        encoded = cv2.imencode('.jpg', sheet(source, _IMAGES.value)[..., ::-1])[1]
+        drawn, encoded = cv2.imencode('.jpg', sheet(source, _IMAGES.value)[..., ::-1])
+        if not drawn:
+            raise UserError(f'--images={_IMAGES.value}: too many for one JPEG')
         pictures.write_bytes(encoded.tobytes())
         try:
             plot(summary, output / f'{_SPLIT.value}_sizes.png')

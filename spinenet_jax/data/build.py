@@ -3,6 +3,7 @@
 What it calls takes plain arguments.
 """
 
+import os
 from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
@@ -88,7 +89,7 @@ def _open(
     data_config: ConfigDict, split: str, num_classes: int, *, with_segmentations: bool
 ) -> Source:
     """The reader of a split that `data_config.source` names."""
-    root = data_config.root
+    root = os.path.expanduser(data_config.root)
     if data_config.source == 'coco':
         return CocoSource(
             root,

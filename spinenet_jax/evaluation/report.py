@@ -53,7 +53,7 @@ def write_files(folder: epath.PathLike, result: EvaluationResult, facts: Mapping
         truth not at all; `per_class` holds the main one by class name.
       facts: further entries, such as the step and the split.
     """
-    folder = epath.Path(folder)
+    folder = absolute(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if result.detections is not None:
         write_json(folder / DETECTIONS, [*map(rounded, result.detections)])

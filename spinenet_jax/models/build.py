@@ -71,6 +71,8 @@ def build_backbone(
     _choose({'chain': None, 'single': None}, config.pooling, 'pooling')
     graph = graphs.load(config.graph)
     graphs.validate(graph, *levels)
+    if graph.is_mobile:
+        _check_mobile(config)
     return SpineNet(
         graph,
         layers,
@@ -82,6 +84,20 @@ def build_backbone(
         pooling=config.pooling,
         **dropout,
     )
+
+
+def _check_mobile(config: ConfigDict) -> None:
+    """UserError where a mobile graph cannot be as narrow, or has not what is asked for."""
+    narrowest = min(graphs.MOBILE_FILTERS.values())
+    if int(narrowest * config.width) < 1:
+        raise UserError(
+            f'model.width={config.width:g}: must be at least 1/{narrowest} for a mobile graph'
+        )
+    if config.dropblock_keep_prob < 1:
+        raise UserError(
+            f'model.dropblock_keep_prob={config.dropblock_keep_prob:g}: must be 1 for a mobile '
+            'graph, whose blocks have no DropBlock'
+        )
 
 
 def build_model(
@@ -110,6 +126,10 @@ def build_model(
     if task == 'classification':
         return Classifier(backbone, config.num_classes)
     if task == 'instance_segmentation':
+        if config.separable_heads:
+            raise UserError(
+                "model.separable_heads=True: must be False for masks, whose heads are Mask R-CNN's"
+            )
         return MaskRCNN(
             backbone,
             layers,

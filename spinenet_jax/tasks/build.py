@@ -62,7 +62,7 @@ def model_in_training(config: ConfigDict, model: nn.Module) -> nn.Module:
     if config.task != 'instance_segmentation':
         return model
     regions = config.train.regions
-    return model.clone(proposals=regions, detections=round(regions * POSITIVE_FRACTION))
+    return model.clone(proposals=regions, detections=int(regions * POSITIVE_FRACTION))
 
 
 def _classification(config: ConfigDict) -> ClassificationTask:

@@ -128,7 +128,7 @@ class InstanceSegmentationTask:
         stages = self._stages(
             model, pyramid, batch, self._draw_regions(proposals, batch, region_key)
         )
-        most = round(self.regions * POSITIVE_FRACTION)
+        most = int(self.regions * POSITIVE_FRACTION)
         first = partial(sampling.first_positives, count=most)
         regions = jax.vmap(first)(stages[-1].regions, batch['has_mask'])
         masks = model.masks(pyramid, regions.boxes, regions.labels, train=True)

@@ -22,7 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from spinenet_jax import console, settings
-from spinenet_jax.errors import UserError
+from spinenet_jax.errors import UserError, is_out_of_memory
 from spinenet_jax.evaluation import report
 from spinenet_jax.evaluation.runner import EvaluationResult
 from spinenet_jax.parallel import replicate, unreplicate
@@ -116,7 +116,16 @@ class _Scorer:
         """
         step = int(state.step)
         logging.info('evaluating step %d', step)
-        result = self._experiment.evaluate(state)
+        try:
+            result = self._experiment.evaluate(state)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f'the evaluation of step {step} does not fit the memory of the device: its '
+                f'checkpoint is kept; try --config.eval.batch_size='
+                f'{max(1, self._config.eval.batch_size // 2)}'
+            ) from error
         main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())
         logging.info('evaluation at step %d: %s (%.0f s)', step, words, result.seconds)

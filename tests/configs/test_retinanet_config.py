@@ -32,6 +32,8 @@ PROTOCOLS = {
 EXCEPTIONS = {
     ('143', 'C'): (500, 0.5, 2.0, 'swish', 1.0, 0.16),
     ('190', 'C'): (400, 0.5, 2.0, 'swish', 1.0, 0.2),
+    # Blocks of mobile models have no DropBlock.
+    **{(f'mb{size}', 'A'): (250, 0.8, 1.2, 'relu', 1.0, 0.0) for size in ('49', '49S', '49XS')},
 }
 COCO_IMAGES = 118_287
 CASES = [(model, protocol) for model in MODELS for protocol in PROTOCOLS]

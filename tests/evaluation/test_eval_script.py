@@ -17,6 +17,7 @@ from spinenet_jax.evaluation import runner
 launch.define_flags(config_required=False)
 config = common.get_config()
 config.data.update({'train_split': 'train', 'eval_split': 'validation'})
+config.eval.expected = {'AP': (0.9, 0.1)}
 task = Made(rows=Made(needs=()), main_metric='AP')
 trained = Made(config=config, task=task, eval_step=None, step=7, categories=())
 inference.load_trained = lambda *_: trained
@@ -26,7 +27,7 @@ build.build_source = lambda data, split, *_: Made(
 runner.evaluate = lambda *_: runner.EvaluationResult({'AP': 0.5}, {}, None, 1, 0, 1.0)
 for split in sys.argv[2:]:
     eval.flags.FLAGS(['eval.py', f'--workdir={sys.argv[1]}', f'--split={split}'])
-    eval.evaluate()
+    print(eval.evaluate())
 """
 
 
@@ -40,3 +41,5 @@ def test_the_runs_own_split_goes_to_the_workdir(tmp_path):
     folders = ['', '', '/eval-train', '/eval-validation__500_']
     assert lines == [f'results are in {tmp_path}{folder}' for folder in folders]
     assert (tmp_path / 'results.json').exists()
+    mismatches = [line for line in done.stdout.splitlines() if line.startswith('[')]
+    assert [line == '[]' for line in mismatches] == [False, False, True, True]  # of its own alone

@@ -9,6 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from jax import lax
 
+from spinenet_jax.errors import UserError
 from spinenet_jax.lowering import operations
 from spinenet_jax.lowering.feature_map import FeatureMap
 from spinenet_jax.lowering.policy import CPU, PLAIN, TPU_V3
@@ -118,3 +119,8 @@ def test_the_whole_model_is_the_same_for_every_device_and_type():
     for policy in (PLAIN, TPU_V3):
         for want, got in zip(plain, outputs(policy, 'bfloat16'), strict=True):
             assert np.abs(got - want).mean() < 0.05 * np.abs(want).mean() + 1e-3
+
+
+def test_separable_heads_are_refused():
+    with pytest.raises(UserError, match=r'model.separable_heads=True: must be False for masks'):
+        shapes_of(separable_heads=True)

@@ -120,3 +120,15 @@ def test_text_of_a_mobile_graph_and_what_does_not_mix():
     mixed = graph.from_text(graph.to_text(own).replace('6M 13', '6B 13'))
     with pytest.raises(UserError, match='do not mix'):
         graph.validate(mixed)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'width': 0.1}, r'model.width=0.1: must be at least 1/8 for a mobile graph'),
+        ({'dropblock_keep_prob': 0.9}, r'model.dropblock_keep_prob=0.9: must be 1 for a mobile'),
+    ],
+)
+def test_what_a_mobile_graph_cannot_do_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        build_model(model_config(graph='mobile49', **changes), task='detection', axis_name=None)

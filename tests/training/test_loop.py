@@ -150,6 +150,17 @@ def killed_at(moment, monkeypatch):
     monkeypatch.setattr(*target, kill)
 
 
+def test_an_evaluation_that_does_not_fit_names_its_own_batch_size(tmp_path):
+    """What makes a training step smaller would not help, and the next start evaluates first."""
+
+    def too_large(state):
+        raise RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')
+
+    with pytest.raises(UserError, match=r'evaluation of step 8 .* try --config.eval.batch_size=16'):
+        go(tmp_path, evaluate=too_large)
+    assert max(steps_on_disk(tmp_path)) == 8
+
+
 @pytest.mark.parametrize('moment', ['best', 'results', 'mark'])
 def test_the_end_of_an_evaluation_is_made_up_for(straight, tmp_path, monkeypatch, moment):
     """Killed between any two of its files: the line in metrics.jsonl is the last of them."""
