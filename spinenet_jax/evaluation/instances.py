@@ -4,7 +4,6 @@ Maps boxes back to each original image and pastes the masks there, in threads, w
 works on the next images.
 """
 
-import os
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spinenet_jax.data.batch import Source
+from spinenet_jax.data.cores import core_count
 from spinenet_jax.evaluation.coco import CocoEvaluator
 from spinenet_jax.evaluation.detection import to_original_pixels
 from spinenet_jax.evaluation.masks import paste
@@ -54,7 +54,7 @@ class InstanceEvaluator:
         self._image_ids = np.asarray(source.image_ids)
         truth, categories = source.ground_truth, source.categories
         self._coco = CocoEvaluator(truth, categories, whole_split=True, masks=True)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or core_count()
         self._pool: ThreadPoolExecutor | None = None
         self._pending: deque = deque()
 
