@@ -50,7 +50,7 @@ ARROWS = {
     'prediction': 'inference evaluation parallel data errors',
     'export': 'inference tasks lowering data ops files errors',
     'predictor': 'inference prediction training data visualize files errors',
-    'prediction_files': 'tasks inference prediction data buckets errors',
+    'prediction_files': 'tasks inference prediction data files buckets errors',
     'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
     'search': 'launch inference training analysis models data settings legal files errors',
