@@ -157,9 +157,8 @@ def table(group: str, rows: list[Row]) -> list[str]:
     head = ['model', *paper, f'{metric}, mean', 'standard deviation', 'seeds']
     head += ['multiply-adds (M)', 'parameters (K)', 'width']
     lines = [head, ['---'] * len(head)]
-    sized = len({model.size for model in models}) > 1
     for model in models:
-        title = f'{model.name}, size {model.size}' if sized else model.name
+        title = _title(group, model.name, model.size)
         published = [part.paper.get(model.name, '')] if part.paper else []
         lines.append([title, *published, *_cells(model, rows)])
     return [f'| {" | ".join(cells)} |' for cells in lines]
@@ -169,7 +168,8 @@ def _cells(model: Model, rows: list[Row]) -> list[str]:
     found = scores(rows, model.name, model.size, model.task)
     if not found:
         return [NOT_RUN, *[''] * 5]
-    mine = [r for r in rows if (r['model'], r['size']) == (model.name, model.size)]
+    which = (model.name, model.size, model.task)
+    mine = [r for r in rows if (r['model'], r['size'], r['task']) == which]
     spread = f'{np.std(found, ddof=1):.1f}' if len(found) > 1 else ''
     seeds = ', '.join(f'{score:.1f}' for score in found)
     if len(found) < SEEDS:
@@ -197,7 +197,8 @@ def claims(group: str, rows: list[Row]) -> list[str]:
 
 
 def _title(group: str, name: str, size: str) -> str:
-    return f'{name}, size {size}' if group == 'sizes' else name
+    words = f'{name} cut' if name.endswith('-range') else name
+    return f'{words}, size {size}' if group == 'sizes' else words
 
 
 def summary(rows: list[Row]) -> list[str]:
