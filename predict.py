@@ -7,6 +7,7 @@ annotation with a score. A classifier prints the five best classes of each image
 to predictions.json. Files that predict.py did not make are never written over.
 """
 
+import collections
 import signal
 import sys
 
@@ -37,14 +38,15 @@ def main(arguments: list[str]) -> None:
     paths = prediction.find_images(patterns)
     folder = PredictionFolder(_OUTPUT.value, paths)
     launch.start_jax()
-    if jax.process_index() != 0:
-        return  # of several hosts, the first predicts
     trained = inference.load_trained(flags.FLAGS.config, flags.FLAGS.workdir, _CHECKPOINT.value)
     names = {c.label: c.name for c in trained.categories}
     records = trained.task.records(trained.categories)
     logging.info('%d images; compiling the model, which may take a minute', len(paths))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     predicted = prediction.predict(trained, paths)
+    if jax.process_index() != 0:  # of several hosts, all take part and the first writes
+        collections.deque(predicted, maxlen=0)
+        return
 
     def draw(image, found):
         side = prediction.picture_side(image)

@@ -81,7 +81,8 @@ class Model(NamedTuple):
     task: str = 'detection'
 
 
-def _always(graph: str) -> Callable[[int], str]:
+def always(graph: str) -> Callable[[int], str]:
+    """One graph for all seeds."""
     return lambda seed: graph
 
 
@@ -89,14 +90,14 @@ def _drawn(space: Space) -> Callable[[int], str]:
     return lambda seed: to_text(draw_valid(space, np.random.default_rng((8, seed)))[1])
 
 
-_R50, _R0 = Model('ResNet-50-FPN', _always(RESNET)), Model('R0-SP53', _always('r0_sp53'))
-_S49 = Model('SpineNet-49', _always('spinenet49'))
+_R50, _R0 = Model('ResNet-50-FPN', always(RESNET)), Model('R0-SP53', always('r0_sp53'))
+_S49 = Model('SpineNet-49', always('spinenet49'))
 GROUPS: dict[str, tuple[Model, ...]] = {
     'table3': (_R50, _R0, _S49),
     'damage': (
         _R0,
         *(
-            Model(f'R0-SP53, {name}', _always(to_text(cut(GRAPHS['r0_sp53']))))
+            Model(f'R0-SP53, {name}', always(to_text(cut(GRAPHS['r0_sp53']))))
             for name, cut in DAMAGES.items()
         ),
     ),

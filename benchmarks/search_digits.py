@@ -15,7 +15,6 @@ finished part is a JSON line on stdout and, with --record, of benchmarks/logs/se
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import evidence, machine  # noqa: E402
 from spinenet_jax.models.graph import load, to_text  # noqa: E402
 from spinenet_jax.search.history import History  # noqa: E402
+from spinenet_jax.search.ledger import Ledger  # noqa: E402
 from spinenet_jax.search.settings import CONTROLLERS  # noqa: E402
 
 LOG = machine.LOGS / 'search_digits.jsonl'
@@ -40,9 +40,12 @@ def search(controller: str, workdir: Path, settings: list[str]) -> dict[str, obj
         *(f'--workdir={workdir}', f'--config.search.controller={controller}', *settings),
     ]
     subprocess.run(command, cwd=ROOT, check=True)
-    lines = (workdir / 'ledger.jsonl').read_text().splitlines()
-    history = History(event for event in map(json.loads, lines) if event['event'] != 'search')
+    ledger = Ledger(workdir)
+    ledger.close()
+    history = History(ledger.events)
     rewards = [100 * result.reward for result in history.best(history.evaluated)]
+    if not rewards:
+        sys.exit(f'error: {workdir}: no candidate has a reward')
     return {
         'controller': controller,
         'candidates': history.evaluated,
@@ -68,7 +71,7 @@ def main() -> None:
             found = search(controller, Path(given.workdir).resolve() / controller, settings)
             machine.report('search_digits', found, given.record)
         done = {r['seed'] for r in rows if r['controller'] == controller and 'seed' in r}
-        model = evidence.Model(f'found by {controller}', lambda seed, text=found['graph']: text)
+        model = evidence.Model(f'found by {controller}', evidence.always(found['graph']))
         for seed in sorted({*range(given.seeds)} - done):
             with tempfile.TemporaryDirectory() as folder:
                 facts = evidence.measure(model, seed, Path(folder) / 'run')

@@ -6,8 +6,11 @@ from spinenet_jax.errors import UserError
 
 # What etils reaches a bucket with; JAX's checkpoints have their own drivers for both kinds.
 PACKAGES = {'gs': 'gcsfs', 's3': 's3fs'}
-# Whose errors, which are no OSError, say that a store did not answer as it should.
-CLIENTS = (*PACKAGES.values(), 'aiohttp', 'aiobotocore', 'botocore', 'google')
+# Whose errors say that a store did not answer as it should.
+CLIENTS = (
+    *PACKAGES.values(),
+    *('aiohttp', 'aiobotocore', 'botocore', 'google.api_core', 'google.auth', 'google.cloud'),
+)
 
 
 def is_bucket(path: str) -> bool:
@@ -36,4 +39,5 @@ def check(path: str) -> None:
 
 def is_store_error(error: BaseException) -> bool:
     """Whether an error is of a client of an object store: refused, out of reach, too busy."""
-    return type(error).__module__.partition('.')[0] in CLIENTS
+    module = type(error).__module__
+    return any(f'{module}.'.startswith(f'{client}.') for client in CLIENTS)

@@ -167,15 +167,15 @@ def _line_of(error: Exception, out_of_memory: str) -> tuple[str, int] | None:
         return _joined(str(error)), 2
     if isinstance(error, RunError):
         return _joined(str(error)), 1
+    if buckets.is_store_error(error):  # some are OSErrors, with numbers of a socket
+        said = f'{type(error).__name__}: {_joined(str(error))[:200]}'
+        return f'the object store: {said}; see to that, then start the same command again', 1
     if isinstance(error, OSError):
         advice = WORLD.get(error.errno)
         if advice is None or (error.filename is None and error.errno == errno.ENOENT):
             return None
         where = f'{os.fsdecode(error.filename)}: ' if error.filename is not None else ''
         return f'{where}{error.strerror}: {advice}', 1
-    if buckets.is_store_error(error):
-        said = f'{type(error).__name__}: {_joined(str(error))[:200]}'
-        return f'the object store: {said}; see to that, then start the same command again', 1
     if is_out_of_memory(error):
         return f'{out_of_memory} ({_joined(str(error))[:200]})', 2
     return None

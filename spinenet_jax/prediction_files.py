@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from spinenet_jax import buckets
 from spinenet_jax.errors import UserError
-from spinenet_jax.files import absolute
+from spinenet_jax.files import absolute, remove_abandoned
 from spinenet_jax.prediction import Prediction
 from spinenet_jax.tasks.task import Records
 
@@ -60,6 +60,7 @@ class PredictionFolder:
                 )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self._folder)
             self._names = {entry.name for entry in self._folder.iterdir()}
             if RECORDS in self._names and not _is_ours(self._folder / RECORDS):
                 raise UserError(
@@ -162,7 +163,7 @@ class PredictionFolder:
             if buckets.is_bucket(os.fspath(path)):  # an object appears when it is complete
                 path.write_bytes(content)
             else:
-                # Of this process alone; shorter than a name with a suffix may be.
+                # Of this process alone. The picture's own name may have 255 bytes already.
                 temporary = self._folder / f'.predict.{socket.gethostname()}.{os.getpid()}.tmp'
                 temporary.write_bytes(content)
                 temporary.replace(path)

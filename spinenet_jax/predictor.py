@@ -61,7 +61,7 @@ class Result(Generic[Found]):
     def masks(self) -> np.ndarray:
         """bool[D,h,w], the pixels of each object; of instance segmentation only.
 
-        A large image with many objects makes it large; `found.masks` has the same as run lengths.
+        It takes D*h*w bytes; `found.masks` has the same as run lengths.
         """
         from pycocotools import mask as coco_mask
 

@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from spinenet_jax.errors import UserError
-from spinenet_jax.legal import (
+from spinenet_jax.legal_values import (
     Legal,
     choice,
     expectations,

@@ -105,7 +105,10 @@ def test_what_a_store_answers_is_one_line(bucket, monkeypatch):
     error = type('HttpError', (Exception,), {'__module__': 'gcsfs.retry'})('anonymous caller, 401')
     line, status = launch._line_of(error, '')
     assert line.startswith('the object store: HttpError: anonymous caller, 401;') and status == 1
-    assert launch._line_of(LookupError('ours'), '') is None
+    kind = type('ClientConnectorError', (OSError,), {'__module__': 'aiohttp.client_exceptions'})
+    assert launch._line_of(kind(111, 'refused'), '')[0].startswith('the object store: ClientConn')
+    protobuf = type('ParseError', (ValueError,), {'__module__': 'google.protobuf.json_format'})
+    assert launch._line_of(protobuf('ours'), '') is None
 
     def refuse(*_, **__):
         raise error

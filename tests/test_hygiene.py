@@ -25,8 +25,8 @@ SOURCES = [*sorted(PACKAGE.rglob('*.py')), *SCRIPTS, *sorted((ROOT / 'configs').
 # listed earlier never imports a later one.
 ARROWS = {
     'errors': '',
-    'legal': '',
-    'settings': 'legal errors',
+    'legal_values': '',
+    'settings': 'legal_values errors',
     'console': '',
     'interrupts': '',
     'buckets': 'errors',
@@ -53,7 +53,7 @@ ARROWS = {
     'prediction_files': 'tasks inference prediction data files buckets errors',
     'notebook': 'visualize errors',
     'launch': 'training console interrupts buckets errors',
-    'search': 'launch inference training analysis models data settings legal files errors',
+    'search': 'launch inference training analysis models data settings legal_values files errors',
 }
 LIBRARY_PARTS = (
     'ops',

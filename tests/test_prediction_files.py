@@ -159,7 +159,7 @@ def test_images_that_could_not_be_read_are_counted(tmp_path, capsys):
 
 
 def test_two_runs_do_not_write_into_one_temporary_file(tmp_path, monkeypatch):
-    """Each GPU may have a part of the images, and all one folder."""
+    """Neither damages the other's files; predictions.json is that of the last one."""
     folder, renamed = PredictionFolder(tmp_path, []), []
     kind = type(folder._folder)
     monkeypatch.setattr(kind, 'replace', lambda path, target: renamed.append(path.name))

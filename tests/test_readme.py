@@ -61,6 +61,7 @@ def test_flags_of_commands_are_understood(words, tmp_path):
     """The flags are parsed by the script itself, which is stopped before it does anything."""
     (tmp_path / 'config.json').write_text(common.get_config().to_json())
     words = [word.replace('finetune.py:runs/49-tf1', f'finetune.py:{tmp_path}') for word in words]
+    words = [word.replace('gs://', f'{tmp_path}/') for word in words]  # needs gcsfs
     program = (
         'import argparse, runpy, sys\n'
         'from spinenet_jax import launch\n'

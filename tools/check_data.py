@@ -21,7 +21,6 @@ from spinenet_jax.data.coco import CocoSource
 from spinenet_jax.data.decode import BadImageError, read_image
 from spinenet_jax.data.statistics import DataSummary, best_overlaps, summarise
 from spinenet_jax.errors import UserError
-from spinenet_jax.files import absolute
 from spinenet_jax.visualize import tile
 
 _ROOT = flags.DEFINE_string('root', None, 'Folder with annotations/ and the images.')
@@ -131,7 +130,7 @@ def main() -> None:
     print('\n' + class_table(summary) + '\n')
     for line in anchor_lines(summary.boxes, size, _ANCHOR_SIZE.value):
         print(line)
-    output = Path(absolute(_OUTPUT.value))
+    output = Path(_OUTPUT.value).expanduser()
     try:
         output.mkdir(parents=True, exist_ok=True)
         pictures = output / f'{_SPLIT.value}_images.jpg'

@@ -26,7 +26,7 @@ def main() -> None:
     """Writes the drawing as SVG and PNG."""
     graph = load(GRAPH.value)
     validate(graph)
-    stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name))
+    stem = Path(OUTPUT.value or ROOT / 'docs' / re.sub(r'\W', '_', graph.name)).expanduser()
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, draw in (('.svg', drawing.svg), ('.png', drawing.png)):
         stem.with_name(stem.name + suffix).write_bytes(draw(graph))  # 'best.v1' keeps its dot

@@ -46,7 +46,7 @@ def build(images: Path, annotations: Path, output: Path, threads: int) -> dict[s
 
 def main() -> None:
     """Builds the data set, and prints its size beside the published one."""
-    images, output = Path(IMAGES.value), Path(OUTPUT.value)
+    images, output = (Path(flag.value).expanduser() for flag in (IMAGES, OUTPUT))
     counts = build(images, Path(ANNOTATIONS.value or images), output, THREADS.value)
     for name, published in PUBLISHED.items():
         what = 'classes' if name == 'classes' else f'{name} crops'

@@ -76,7 +76,10 @@ def _start_of_names(root: Path, split: str, file_names: list[str]) -> str:
 
 def _part(whole: dict[str, Any], wanted: set[int], start: str) -> dict[str, Any]:
     """The images of those ids, their files named from the root, and their annotations."""
-    images = {image['id']: image for image in whole['images'] if image['id'] in wanted}
+    images: dict[int, Any] = {}  # of one that is there twice the first counts, as in training
+    for image in whole['images']:
+        if image['id'] in wanted:
+            images.setdefault(image['id'], image)
     annotations = whole.get('annotations') or []
     return whole | {
         'images': [

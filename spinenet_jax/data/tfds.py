@@ -101,7 +101,7 @@ class TfdsSource:
 
     @functools.cached_property
     def ground_truth(self) -> dict[str, Any] | None:
-        """COCO JSON for box evaluation, of the images of this split; the first use reads it all.
+        """COCO JSON for box evaluation, of this split's images; the first use reads the split.
 
         UserError where `annotations` have not all of its images.
         """

@@ -104,7 +104,7 @@ def evaluate_candidate(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in metrics.items():
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(Exception):  # of the user's types
             if math.isfinite(float(value)):
                 yield str(name), float(value)
 

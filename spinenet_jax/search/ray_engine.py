@@ -4,6 +4,7 @@ A candidate is a Ray task that starts the same process as the local engine does,
 the resources asked for. Retries are the search's, so Ray makes none.
 """
 
+import json
 import os
 import signal
 import time
@@ -58,13 +59,14 @@ class RayEngine:
 
     def _join(self) -> None:
         """Joins the cluster of RAY_ADDRESS."""
-        # The checkout, which the command is started in, is sent to every machine; `ray job submit`
-        # has sent it before.
-        sent = 'RAY_JOB_CONFIG_JSON_ENV_VAR' in os.environ
+        # The checkout, which the command is started in, is sent to every machine, unless
+        # `ray job submit --working-dir` has done so.
+        job = json.loads(os.environ.get('RAY_JOB_CONFIG_JSON_ENV_VAR', '{}'))
+        sent = 'working_dir' in (job.get('runtime_env') or {})
         runtime = None if sent else {'working_dir': os.getcwd(), 'excludes': _EXCLUDES}
         try:
             self._ray.init(runtime_env=runtime, log_to_driver=False)
-        except (ConnectionError, ValueError) as error:
+        except ConnectionError as error:
             words = ' '.join(str(error).split())[:200]
             raise UserError(f'RAY_ADDRESS={os.environ["RAY_ADDRESS"]}: {words}') from error
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from spinenet_jax import settings
 from spinenet_jax.errors import UserError
-from spinenet_jax.legal import Legal, choice, number, text, whole
+from spinenet_jax.legal_values import Legal, choice, number, text, whole
 from spinenet_jax.search.space import SPACES
 from spinenet_jax.settings import Field
 

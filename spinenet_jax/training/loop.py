@@ -121,10 +121,11 @@ class _Scorer:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
+            size, devices = self._config.eval.batch_size, jax.device_count()
+            smaller = f'--config.eval.batch_size={max(size // 2, devices)}'
             raise UserError(
-                f'the evaluation of step {step} does not fit the memory of the device: its '
-                f'checkpoint is kept; try --config.eval.batch_size='
-                f'{max(1, self._config.eval.batch_size // 2)}'
+                f'the evaluation of step {step}, whose checkpoint is kept, does not fit the memory '
+                f'of the device: try {smaller if size > devices else "a smaller data.image_size"}'
             ) from error
         main = self._experiment.task.main_metric
         words = ', '.join(f'{name} {value:.3f}' for name, value in result.metrics.items())

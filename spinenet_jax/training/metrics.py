@@ -88,8 +88,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Ends the TensorBoard file; every line is on disk already."""
-        if self._board is not None:
-            self._board.close()
+        self._show(lambda board: board.close())
 
     def _show(self, write: Callable[[_Board], None]) -> None:
         """Writes to TensorBoard; in a bucket, a failure ends its events and not the run."""

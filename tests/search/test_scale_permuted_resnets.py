@@ -30,7 +30,7 @@ HEADS = 85.3e9 - graph_cost(GRAPHS['spinenet49'], SCALING['49'], (640, 640)).mul
     ],
 )
 def test_cost_is_that_of_resnet_50_fpn(name, least, most):
-    """Within 3%, whatever the connections; R35-SP18, which has fewest large blocks, 5% less."""
+    """Within 3%, whatever the connections; R35-SP18, with the fewest large blocks, 3 to 6% less."""
     rng = np.random.default_rng(0)
     for graph in [draw_valid(SPACES[name], rng)[1] for _ in range(20)]:
         cost = graph_cost(graph, SCALING['49'], (640, 640)).multiply_adds + HEADS

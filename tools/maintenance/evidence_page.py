@@ -9,6 +9,7 @@ models in one of ten comparisons, five in a hundred each way, which the page say
 """
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -197,7 +198,8 @@ def claims(group: str, rows: list[Row]) -> list[str]:
 
 
 def _title(group: str, name: str, size: str) -> str:
-    words = f'{name} cut' if name.endswith('-range') else name
+    graph, _, damage = name.partition(', ')
+    words = f'{graph} ({damage}{" cut" * damage.endswith("-range")})' if damage else name
     return f'{words}, size {size}' if group == 'sizes' else words
 
 
@@ -276,7 +278,7 @@ def page(rows: list[Row]) -> str:
         _filled(
             'All models of a comparison have the same settings, schedule, data and seeds. Their '
             'widths differ so that the multiply-adds of the whole model do not: they are within '
-            f"{100 * largest:.1f}% of SpineNet-49's ({100 * TOLERANCE:g}% are allowed). No seed "
+            f"{math.ceil(1000 * largest) / 10:g}% of SpineNet-49's ({100 * TOLERANCE:g}% are allowed). No seed "
             f'was left out, and no setting was tuned for one side. {trials(read(TRIALS))} The '
             f'{len(rows)} runs took {hours:.1f} hours on one core, which other jobs shared, of a '
             f'machine with {detection["cores"]} cores ({detection["machine"]}, jax '
