@@ -279,7 +279,8 @@ def page(rows: list[Row]) -> str:
             'All models of a comparison have the same settings, schedule, data and seeds. Their '
             'widths differ so that the multiply-adds of the whole model do not: they are within '
             f"{math.ceil(1000 * largest) / 10:g}% of SpineNet-49's ({100 * TOLERANCE:g}% are "
-            f'allowed). No seed was left out, and no setting was tuned for one side. {trials(read(TRIALS))} The '
+            'allowed). No seed was left out, and no setting was tuned for one side. '
+            f'{trials(read(TRIALS))} The '
             f'{len(rows)} runs took {hours:.1f} hours on one core, which other jobs shared, of a '
             f'machine with {detection["cores"]} cores ({detection["machine"]}, jax '
             f'{detection["jax"]}). The same command goes on where it was stopped:'
