@@ -19,7 +19,7 @@ def traced_once():
     costs, config_cost = {}, memory_module.config_cost
 
     def remembered(config, *, train):
-        key = (config.model.to_json(), config.data.image_size)
+        key = (config.task, config.model.to_json(), config.data.image_size)
         if key not in costs:
             costs[key] = config_cost(config, train=train)
         return costs[key]
