@@ -156,7 +156,7 @@ def test_an_evaluation_that_does_not_fit_names_its_own_batch_size(tmp_path):
     def too_large(state):
         raise RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')
 
-    with pytest.raises(UserError, match=r'evaluation of step 8, .* try --config.eval.batch_size=16'):
+    with pytest.raises(UserError, match=r'evaluation of step 8, .* --config.eval.batch_size=16'):
         go(tmp_path, evaluate=too_large)
     assert max(steps_on_disk(tmp_path)) == 8
 
