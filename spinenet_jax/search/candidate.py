@@ -39,8 +39,8 @@ class Candidate(NamedTuple):
     config: Mapping[str, Any]
 
 
-# A reward, or 'reward' and whatever else is worth writing down.
-Evaluator = Callable[[Candidate], float | Mapping[str, float]]
+# A reward, or 'reward' and whatever else is worth writing down, of which numbers are.
+Evaluator = Callable[[Candidate], float | Mapping[str, Any]]
 
 
 class Job(NamedTuple):

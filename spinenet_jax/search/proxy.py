@@ -6,11 +6,11 @@ and split, where they are missing.
 """
 
 import json
-import math
 import re
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from etils import epath
 
@@ -29,8 +29,8 @@ class TrainingError(RuntimeError):
     """Training ended without results; the message says how, in one line."""
 
 
-def evaluate(candidate: Candidate) -> dict[str, float]:
-    """Train, and return {'reward', and every metric of results.json that is a number}.
+def evaluate(candidate: Candidate) -> dict[str, Any]:
+    """Train, and return {'reward', and what results.json holds}.
 
     Raises:
       TrainingError: a loss that is not finite, no memory, or whatever else ended the run.
@@ -46,7 +46,7 @@ def evaluate(candidate: Candidate) -> dict[str, float]:
     _train(candidate.folder)
     results = json.loads((folder / 'results.json').read_text())
     reward = next(results[name] for name in METRICS if name in results)
-    return {'reward': reward, **_numbers(results)}
+    return {'reward': reward, **results}
 
 
 def _train(folder: str) -> None:
@@ -73,12 +73,3 @@ def _train(folder: str) -> None:
         raise TrainingError(f'exit status {code} of training: {reason}')
     if not (epath.Path(folder) / 'results.json').exists():
         raise TrainingError('training stopped before its last step')  # SIGTERM, which is no failure
-
-
-def _numbers(results: dict[str, object]) -> dict[str, float]:
-    """What of results.json is a finite number."""
-    return {
-        name: float(value)
-        for name, value in results.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }

@@ -198,7 +198,7 @@ class Search:
     def _worst(self) -> float:
         """The reward of a failure: 0, or less where others have less."""
         done = [result.reward for result in self.history.results if result.status == 'done']
-        return min(0.0, *done) if done else 0.0
+        return min([0.0, *done])
 
     def _tell_duplicate(self, number: int) -> None:
         """The result of a graph that is known, for one more candidate."""
